@@ -1,0 +1,369 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+A model bundle: folder -> verified Bundle, and a finished export -> folder.
+
+The manifest owns everything about the model (cameras and their order, image size, token grid,
+horizon, precision, how it was trained, sha256 of every file). A bundle that differs from its
+manifest in one byte is refused here, before any engine is built from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.engine import TensorSpec
+from fastdrive_ros.runtime.onnx_file import external_data_files
+from fastdrive_ros.runtime.onnx_file import onnx_specs
+
+FORMAT = 'fastdrive-bundle'
+FORMAT_VERSION = 1
+MANIFEST = 'manifest.json'
+PARTIAL_SUFFIX = '.partial'
+
+# Dotted key -> type of what must be there; everything else in a manifest is for people.
+_REQUIRED = {
+    'name': str,
+    'cameras': list,
+    'image.height': int,
+    'image.width': int,
+    'tokens.grid_height': int,
+    'tokens.grid_width': int,
+    'tokens.per_camera': int,
+    'tokens.total': int,
+    'tokens.hidden_size': int,
+    'precision': str,
+    'pruner.trained': bool,
+    'planner.trained': bool,
+    'graphs': dict,
+    'golden.file': str,
+    'golden.num_kept_tokens': int,
+    'golden.tolerance.relative_l2': float,
+    'golden.tolerance.kept_overlap': float,
+    'files': dict,
+}
+
+
+class BundleError(EngineError):
+    """A bundle cannot be used as it is: what was expected, what was found, what mends it."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose files are what its manifest says; made by ``load_bundle``."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the model, for example 'nano'."""
+        return self.manifest['name']
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """nuScenes channel names, in the order of the encoder's first axis."""
+        return tuple(self.manifest['cameras'])
+
+    @property
+    def image_height(self) -> int:
+        """Rows of the encoder's input."""
+        return self.manifest['image']['height']
+
+    @property
+    def image_width(self) -> int:
+        """Columns of the encoder's input."""
+        return self.manifest['image']['width']
+
+    @property
+    def grid_height(self) -> int:
+        """Token rows of one camera."""
+        return self.manifest['tokens']['grid_height']
+
+    @property
+    def grid_width(self) -> int:
+        """Token columns of one camera."""
+        return self.manifest['tokens']['grid_width']
+
+    @property
+    def tokens_per_camera(self) -> int:
+        """grid_height * grid_width."""
+        return self.manifest['tokens']['per_camera']
+
+    @property
+    def num_tokens(self) -> int:
+        """N: visual tokens of all cameras."""
+        return self.manifest['tokens']['total']
+
+    @property
+    def hidden_size(self) -> int:
+        """D: channels of one token."""
+        return self.manifest['tokens']['hidden_size']
+
+    @property
+    def precision(self) -> str:
+        """'fp32', 'fp16' or 'bf16': the type the graphs were exported in."""
+        return self.manifest['precision']
+
+    @property
+    def planner(self) -> Mapping[str, Any]:
+        """The manifest's planner section: head, horizon, history, prompt."""
+        return self.manifest['planner']
+
+    @property
+    def trained(self) -> bool:
+        """Whether pruner and planner were both trained; False means waypoints say nothing."""
+        return self.manifest['pruner']['trained'] and self.manifest['planner']['trained']
+
+    def graph_path(self, graph: str) -> Path:
+        """Return the ONNX file of a graph, for example 'vision_encoder'."""
+        return self.path / self._graph(graph)['file']
+
+    def graph_specs(self, graph: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Return (inputs, outputs) of a graph as the manifest declares them."""
+        section = self._graph(graph)
+        return _specs(section['inputs']), _specs(section['outputs'])
+
+    def graph_sha256(self, graph: str) -> str:
+        """Return one sha256 over a graph's ONNX file and the data files that it references."""
+        path = self.graph_path(graph)
+        names = [path.name, *external_data_files(path)]
+        files = self.manifest['files']
+        digests = '\n'.join(files[name]['sha256'] for name in names)
+        return hashlib.sha256(digests.encode()).hexdigest()
+
+    def _graph(self, graph: str) -> Mapping[str, Any]:
+        try:
+            return self.manifest['graphs'][graph]
+        except KeyError:
+            raise BundleError(
+                f'{self.path} has no graph {graph!r}; it has {sorted(self.manifest["graphs"])}. '
+                + _mend(self.path)
+            ) from None
+
+
+def load_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """
+    Read and verify a bundle: format, version, every file's sha256, every graph's inputs/outputs.
+
+    Raises BundleError on the first difference.
+    """
+    path = Path(path).expanduser()
+    manifest = _read_manifest(path)
+    _check_sections(path, manifest)
+    for name, entry in manifest['files'].items():
+        _check_file(path, name, entry)
+    bundle = Bundle(path, manifest)
+    _require_listed(bundle, manifest['golden']['file'], 'the manifest')
+    for graph in manifest['graphs']:
+        _check_graph(bundle, graph)
+    return bundle
+
+
+def write_bundle(
+    path: str | os.PathLike[str], manifest_without_files: Mapping[str, Any]
+) -> Bundle:
+    """
+    Finish the export that lies in ``<path>.partial`` and move it to ``path`` in one step.
+
+    Adds ``files`` to the manifest, writes it last, verifies the folder as a reader would, and only
+    then replaces an older bundle at ``path``. A folder that is not a bundle is never replaced.
+    """
+    path = Path(path).expanduser()
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    if path.exists() and not (path / MANIFEST).is_file() and any(_entries(path)):
+        raise BundleError(
+            f'{path} exists and is not a model bundle (no {MANIFEST} in it), so it is not '
+            'replaced. Choose another folder for `fastdrive export`, or move that one away.'
+        )
+    if not partial.is_dir():
+        raise BundleError(
+            f'expected the exported files in {partial}, found no such folder. ' + _mend(path)
+        )
+    names = sorted(
+        file.relative_to(partial).as_posix()
+        for file in partial.rglob('*')
+        if file.is_file() and file != partial / MANIFEST
+    )
+    files = {
+        name: {'sha256': file_sha256(partial / name), 'bytes': (partial / name).stat().st_size}
+        for name in names
+    }
+    manifest = {**manifest_without_files, 'files': files}
+    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + '\n', encoding='utf-8')
+    load_bundle(partial)
+    _swap(partial, path)
+    return Bundle(path, manifest)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open('rb') as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def golden_images(num_cameras: int, height: int, width: int) -> np.ndarray:
+    """
+    Return uint8 (V, H, W, 3): the picture every bundle is checked with.
+
+    Ramps, tiles and hashed grain in 32-bit integer arithmetic only: the same on every platform.
+    """
+    view, row, column, channel = np.ogrid[:num_cameras, :height, :width, :3]
+    view, row, column, channel = (axis.astype(np.uint32) for axis in (view, row, column, channel))
+    ramp = row * 96 // height + (column + 17 * view) * 64 // width
+    tiles = ((row // 12 + column // 20 + view) * (5 + 2 * channel)) % 7 * 12
+    grain = (column * 73_856_093) ^ (row * 19_349_663) ^ ((3 * view + channel) * 83_492_791)
+    grain = (grain * 2_654_435_761) >> 27
+    return ((ramp + tiles + grain) % 256).astype(np.uint8)
+
+
+def golden_history(history_steps: int) -> np.ndarray:
+    """
+    Return float32 (history_steps, 7): a gentle left turn at 5 m/s, columns as EGO_FEATURES.
+
+    Poses 0.5 s apart on a 50 m circle to second order; oldest first, the last row is now.
+    """
+    rows = []
+    for steps_ago in reversed(range(history_steps)):
+        sin_yaw = -0.05 * steps_ago
+        cos_yaw = (1.0 - sin_yaw**2) ** 0.5
+        rows.append((-2.5 * steps_ago, 0.0625 * steps_ago**2, sin_yaw, cos_yaw, 5.0, 0.1, 1.0))
+    return np.array(rows, np.float32).reshape(history_steps, 7) + np.float32(0.0)  # no -0.0
+
+
+def _mend(path: Path) -> str:
+    return f'Make it again with `fastdrive export` (output {path}), or copy it again whole.'
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise BundleError(
+            f'expected a model bundle at {path}, found no such folder. ' + _mend(path)
+        )
+    file = path / MANIFEST
+    if not file.is_file():
+        found = sorted(entry.name for entry in _entries(path)) or 'an empty folder'
+        raise BundleError(f'expected {MANIFEST} in {path}, found {found}. ' + _mend(path))
+    try:
+        manifest = json.loads(file.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise BundleError(f'expected JSON in {file}, found {error}. ' + _mend(path)) from error
+    found = manifest.get('format') if isinstance(manifest, dict) else type(manifest).__name__
+    if found != FORMAT:
+        raise BundleError(f'expected format {FORMAT!r} in {file}, found {found!r}. ' + _mend(path))
+    version = manifest.get('format_version')
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        raise BundleError(
+            f'expected format_version {FORMAT_VERSION} in {file}, found {version!r}. '
+            + ('The bundle is newer than this fastdrive_ros: update it, or e' if newer else 'E')
+            + f'xport the model again with `fastdrive export` (output {path}).'
+        )
+    return manifest
+
+
+def _check_sections(path: Path, manifest: Mapping[str, Any]) -> None:
+    for dotted, kind in _REQUIRED.items():
+        value: Any = manifest
+        for key in dotted.split('.'):
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise BundleError(
+                f'expected {kind.__name__} at {dotted!r} in {path / MANIFEST}, found {value!r}. '
+                + _mend(path)
+            )
+    tokens = manifest['tokens']
+    per_camera = tokens['grid_height'] * tokens['grid_width']
+    total = per_camera * len(manifest['cameras'])
+    if (tokens['per_camera'], tokens['total']) != (per_camera, total):
+        raise BundleError(
+            f'expected {per_camera} tokens per camera and {total} in all from the grid and the '
+            f'cameras of {path / MANIFEST}, found {tokens["per_camera"]} and {tokens["total"]}. '
+            + _mend(path)
+        )
+
+
+def _check_file(path: Path, name: str, entry: Mapping[str, Any]) -> None:
+    file = path / name
+    if not file.is_file():
+        raise BundleError(f'expected the file {name} in {path}, found none. ' + _mend(path))
+    size = file.stat().st_size
+    if size != entry['bytes']:
+        raise BundleError(
+            f'{file} was altered: expected {entry["bytes"]} bytes, found {size}. ' + _mend(path)
+        )
+    digest = file_sha256(file)
+    if digest != entry['sha256']:
+        raise BundleError(
+            f'{file} was altered: expected sha256 {entry["sha256"][:12]}..., found '
+            f'{digest[:12]}... ' + _mend(path)
+        )
+
+
+def _require_listed(bundle: Bundle, name: str, referrer: str) -> None:
+    if name not in bundle.manifest['files']:
+        raise BundleError(
+            f'{referrer} of {bundle.path} references {name}, expected it among the files of '
+            f'{MANIFEST}, found {sorted(bundle.manifest["files"])}. ' + _mend(bundle.path)
+        )
+
+
+def _check_graph(bundle: Bundle, graph: str) -> None:
+    path = bundle.graph_path(graph)
+    _require_listed(bundle, path.name, f'graph {graph}')
+    for name in external_data_files(path):
+        _require_listed(bundle, name, path.name)
+    for side, declared, found in zip(
+        ('inputs', 'outputs'), bundle.graph_specs(graph), onnx_specs(path), strict=True
+    ):
+        if list(map(_fixed, declared)) != list(map(_fixed, found)):
+            raise BundleError(
+                f'{side} of {path} differ from the manifest: expected {_words(declared)}, found '
+                f'{_words(found)}. ' + _mend(bundle.path)
+            )
+
+
+def _specs(entries: list[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(e['name'], e['dtype'], tuple(e['shape'])) for e in entries)
+
+
+def _fixed(spec: TensorSpec) -> tuple[str, str, tuple[int | None, ...]]:
+    """Return a spec to compare by: exporters rename dynamic dimensions, so names do not count."""
+    return spec.name, spec.dtype, tuple(d if isinstance(d, int) else None for d in spec.shape)
+
+
+def _words(specs: tuple[TensorSpec, ...]) -> str:
+    return ', '.join(f'{s.name} {s.dtype} [{", ".join(map(str, s.shape))}]' for s in specs)
+
+
+def _entries(path: Path) -> list[Path]:
+    return list(path.iterdir()) if path.is_dir() else [path]
+
+
+def _swap(partial: Path, path: Path) -> None:
+    """Put ``partial`` at ``path``; a failure leaves the older bundle where it was."""
+    old = path.with_name(path.name + '.old')
+    if not path.exists():
+        os.replace(partial, path)
+        return
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(path, old)
+    try:
+        os.replace(partial, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old)
