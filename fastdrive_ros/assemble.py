@@ -1,0 +1,86 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings to a ready Pipeline: load and verify the bundle, choose the backend, join the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdrive_ros.config import bundle_path
+from fastdrive_ros.config import gate_limits
+from fastdrive_ros.config import sync_config
+from fastdrive_ros.core.ego import EgoBuffer
+from fastdrive_ros.core.ego import EgoConfig
+from fastdrive_ros.core.preprocess import Preprocessor
+from fastdrive_ros.core.sync import FrameSynchronizer
+from fastdrive_ros.pipeline import Pipeline
+from fastdrive_ros.pipeline import PipelineSettings
+from fastdrive_ros.planners import make_planner
+from fastdrive_ros.runtime.bundle import Bundle
+from fastdrive_ros.runtime.bundle import load_bundle
+from fastdrive_ros.runtime.load import LoadedEngines
+from fastdrive_ros.runtime.load import load_engines
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What driving needs, loaded and checked."""
+
+    bundle: Bundle
+    loaded: LoadedEngines
+    pipeline: Pipeline
+    synchronizer: FrameSynchronizer
+    ego: EgoBuffer
+
+
+def pipeline_settings(settings: Mapping[str, Any]) -> PipelineSettings:
+    """Return the part of the settings that may change from cycle to cycle."""
+    sync = sync_config(settings)
+    return PipelineSettings(
+        keep_ratio=settings['keep_ratio'],
+        max_frame_age_ms=settings['max_frame_age_ms'],
+        max_missing_cameras=sync.max_missing_cameras,
+        required_cameras=sync.required_cameras,
+        limits=gate_limits(settings))
+
+
+def ego_config(settings: Mapping[str, Any], bundle: Bundle) -> EgoConfig:
+    """Return the odometry buffer's settings: age from the vehicle, history from the model."""
+    return EgoConfig(
+        max_age_ms=settings['max_odometry_age_ms'],
+        history_steps=bundle.planner['history_steps'],
+        history_dt_s=bundle.planner['history_dt_s'])
+
+
+def build_pipeline(settings: Mapping[str, Any],
+                   on_progress: Callable[[str], None] | None = None) -> Assembly:
+    """
+    Load everything that ``settings`` (config.check_settings) asks for.
+
+    Raises BundleError, EngineError or ConfigError with what was expected, found, and the mend.
+    """
+    bundle = load_bundle(bundle_path(settings))
+    perception = (('perception',) if settings['fuse_perception']
+                  else ('vision_encoder', 'recon_pruner'))
+    cache_dir = settings['engine_cache_dir']
+    loaded = load_engines(
+        bundle,
+        backend=settings['backend'],
+        graphs=(*perception, 'planner'),
+        num_threads=settings['num_threads'],
+        cache_dir=Path(cache_dir).expanduser() if cache_dir else None,
+        on_progress=on_progress)
+    pipeline = Pipeline(
+        Preprocessor(bundle.cameras, bundle.image_height, bundle.image_width,
+                     settings['decode_threads']),
+        loaded.engines,
+        make_planner(bundle.planner, loaded.engines),
+        bundle.tokens_per_camera,
+        pipeline_settings(settings))
+    return Assembly(bundle, loaded, pipeline,
+                    FrameSynchronizer(bundle.cameras, sync_config(settings)),
+                    EgoBuffer(ego_config(settings, bundle)))
