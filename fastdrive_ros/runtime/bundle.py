@@ -201,9 +201,9 @@ def write_bundle(
     }
     manifest = {**manifest_without_files, 'files': files}
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + '\n', encoding='utf-8')
-    load_bundle(partial)
+    verified = load_bundle(partial)
     _swap(partial, path)
-    return Bundle(path, manifest)
+    return Bundle(path, verified.manifest)
 
 
 def file_sha256(path: Path) -> str:
