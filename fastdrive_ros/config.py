@@ -109,8 +109,10 @@ PARAMETERS = (
               0.1, 50.0, live=True),
     Parameter('limits.max_curvature_1pm', 0.35, 'Refuse plans that turn tighter (1 / radius).',
               0.001, 10.0, live=True),
-    Parameter('limits.max_start_error_m', 3.0, 'Refuse plans whose first waypoint is further than this '
-              'from where the vehicle will be.', 0.01, 100.0, live=True),
+    Parameter('limits.max_start_error_m', 2.0, 'Refuse plans whose first waypoint is further than this '
+              'from where the vehicle is heading.', 0.01, 100.0, live=True),
+    Parameter('limits.max_reverse_m', 2.0, 'Refuse plans that lead further backwards.', 0.01, 100.0,
+              live=True),
     Parameter('diagnostics.period_s', 1.0, 'Time between two /diagnostics messages.', 0.05, 60.0),
     Parameter('diagnostics.window_cycles', 100, 'Cycles that the latency percentiles cover.', 2, 100000),
     Parameter('diagnostics.max_allowed_processing_time_ms', 200.0, 'A slower cycle is a deadline miss '

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from nav_msgs.msg import Odometry
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.qos import ReliabilityPolicy
@@ -26,6 +25,11 @@ from fastdrive_ros.intake import Intake
 from fastdrive_ros.ros.convert import to_frame
 from fastdrive_ros.ros.convert import to_odometry_sample
 from fastdrive_ros.ros.diagnostics import TopicMonitor
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 # A best-effort subscriber matches reliable publishers too; the other way round stays silent.
 _IMAGE_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
