@@ -1,0 +1,84 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The CUDA runtime through NVIDIA's cuda-python: all that TensorRT needs, without torch.
+
+Not run where it was written (no GPU): only the import and the report of a missing driver were.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastdrive_ros.runtime.engine import EngineError
+
+# cuda-python >= 12.8 and 13, then the name it had before (JetPack 6 ships CUDA 12.6).
+_MODULES = ('cuda.bindings.runtime', 'cuda.cudart')
+
+
+@dataclass(frozen=True)
+class CudaDevice:
+    """The GPU that engines are built for and run on."""
+
+    name: str
+    compute_capability: int
+    """Major * 10 + minor: 86 for Ampere desktop cards, 87 for Orin."""
+
+
+class Cuda:
+    """The CUDA runtime with errors as EngineError; device 0, which the caller's thread owns."""
+
+    def __init__(self) -> None:
+        """Load cuda-python and find a GPU."""
+        self._api = _import_cuda()
+        count = self.call('cudaGetDeviceCount')
+        if count < 1:
+            raise EngineError('expected an NVIDIA GPU, found none.')
+        self.call('cudaSetDevice', 0)
+
+    def call(self, function: str, *args: Any) -> Any:
+        """Call a CUDA runtime function; return its one result, or None when it has none."""
+        error, *results = getattr(self._api, function)(*args)
+        if int(error) != 0:
+            _, words = self._api.cudaGetErrorString(error)
+            raise EngineError(
+                f'CUDA {function} failed: {words.decode()} ({int(error)}). Check the GPU and its '
+                'driver with nvidia-smi (Jetson: tegrastats).'
+            )
+        return results[0] if results else None
+
+    def device(self) -> CudaDevice:
+        """Return what device 0 is."""
+        properties = self.call('cudaGetDeviceProperties', 0)
+        name = properties.name
+        return CudaDevice(
+            name.decode().rstrip('\0') if isinstance(name, bytes) else name,
+            properties.major * 10 + properties.minor,
+        )
+
+    def upload(self, address: int, array: np.ndarray, stream: Any) -> None:
+        """Queue host to device; ``array`` must be contiguous and live until the stream is done."""
+        kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self.call('cudaMemcpyAsync', address, array.ctypes.data, array.nbytes, kind, stream)
+
+    def download(self, array: np.ndarray, address: int, stream: Any) -> None:
+        """Queue device to host; ``array`` is filled when the stream is done."""
+        kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self.call('cudaMemcpyAsync', array.ctypes.data, address, array.nbytes, kind, stream)
+
+
+def _import_cuda() -> Any:
+    reasons = []
+    for name in _MODULES:
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            reasons.append(f'{name}: {error}')
+    raise EngineError(
+        f'expected NVIDIA\'s cuda-python to reach the GPU, found {"; ".join(reasons)}. Install it '
+        'with `pip install cuda-python` in the major version of your CUDA.'
+    )

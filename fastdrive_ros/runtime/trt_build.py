@@ -1,0 +1,168 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+One ONNX graph -> one serialized TensorRT engine file.
+
+The same code for full TensorRT (module ``tensorrt``, 10.3 of JetPack 6 up to 11) and for
+TensorRT-RTX (module ``tensorrt_rtx``), which also builds with no GPU when it is told a compute
+capability. Run as a module it builds in a process of its own: killing it, or its running out of
+memory, then harms nobody.
+
+What was run: the TensorRT-RTX 1.7 builder, without a GPU. What was not: the builder of full
+TensorRT, whose API was compared name by name (10.3, 10.16, 11.0, 11.4) but not executed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastdrive_ros.runtime.engine import EngineError
+
+# Bytes of scratch memory the builder's tactics may use.
+_WORKSPACE_BYTES = 2 << 30
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_INSTALL = {
+    'tensorrt': 'JetPack brings it; on a desktop `pip install tensorrt`',
+    'tensorrt_rtx': '`pip install tensorrt-rtx-cu13`',
+}
+
+
+def import_tensorrt(backend: str) -> Any:
+    """Return the module of 'tensorrt' or 'tensorrt_rtx'; EngineError when it is not usable."""
+    try:
+        module = importlib.import_module(backend)
+    except (ImportError, OSError) as error:  # OSError: a library of it is missing
+        raise EngineError(f'{backend} is not installed ({error}): {_INSTALL[backend]}.') from error
+    if not hasattr(module, 'Builder'):
+        raise EngineError(
+            f'{backend} {module.__version__} has no builder (found the lean runtime or stubs): '
+            f'{_INSTALL[backend]}.'
+        )
+    return module
+
+
+def build_engine_file(
+    onnx_path: Path,
+    engine_path: Path,
+    backend: str,
+    *,
+    max_tokens: int,
+    precision: str,
+    compute_capability: int | None = None,
+) -> None:
+    """
+    Build the engine of ``onnx_path`` and write it to ``engine_path``.
+
+    ``max_tokens`` is N, the largest K. ``compute_capability`` (86, ...) names the target GPU,
+    which only TensorRT-RTX can build for without having it; None means this machine's GPU.
+    """
+    trt = import_tensorrt(backend)
+    logger = make_logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(onnx_path)):
+        errors = '; '.join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        raise EngineError(f'{backend} {trt.__version__} cannot parse {onnx_path}: {errors}')
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
+    if precision == 'fp32':
+        config.clear_flag(trt.BuilderFlag.TF32)  # 10-bit mantissas would miss the golden outputs
+    config.add_optimization_profile(_profile(builder, network, max_tokens))
+    if compute_capability is not None:
+        _target(trt, config, compute_capability)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineError(
+            f'{backend} {trt.__version__} cannot build {onnx_path}: '
+            + ('; '.join(logger.errors[-3:]) or 'it gave no reason')
+        )
+    _write(engine_path, plan)
+
+
+def make_logger(trt: Any) -> Any:
+    """Return a TensorRT logger that keeps the errors in ``.errors`` and prints nothing."""
+
+    class ErrorLog(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return ErrorLog()
+
+
+def _profile(builder: Any, network: Any, max_tokens: int) -> Any:
+    """Return the profile in which K, as a size or as a value, runs from 1 to ``max_tokens``."""
+    low, middle, high = 1, max(1, max_tokens // 2), max_tokens
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape = tuple(tensor.shape)
+        if tensor.is_shape_tensor:
+            profile.set_shape_input(tensor.name, [low], [middle], [high])
+        elif -1 in shape:
+            profile.set_shape(
+                tensor.name,
+                *(tuple(k if size == -1 else size for size in shape) for k in (low, middle, high)),
+            )
+    return profile
+
+
+def _target(trt: Any, config: Any, compute_capability: int) -> None:
+    if not hasattr(config, 'set_compute_capability'):
+        raise EngineError(
+            f'{trt.__name__} builds only for the GPU it runs on, so compute capability '
+            f'{compute_capability} cannot be asked for: build on that machine, or use '
+            'tensorrt_rtx.'
+        )
+    known = sorted(name for name in dir(trt.ComputeCapability) if name.startswith('SM'))
+    name = f'SM{compute_capability}'
+    if name not in known:
+        raise EngineError(
+            f'{trt.__name__} {trt.__version__} builds for {", ".join(known)}, found {name}. '
+            'Jetson Orin (87) and Hopper (90) need full TensorRT.'
+        )
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+
+
+def _write(path: Path, plan: Any) -> None:
+    try:
+        with path.open('wb') as stream:
+            stream.write(plan)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise EngineError(
+            f'cannot write an engine of {memoryview(plan).nbytes / 1e6:.0f} MB to {path.parent}: '
+            f'{error.strerror}. Make room there, or choose another --cache-dir '
+            '(engine_cache_dir in the YAML).'
+        ) from error
+
+
+def _main() -> int:
+    """Build what the one argument, a JSON object of build_engine_file's arguments, asks for."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the default ends the C++ builder at once
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan when kill -9 hits it
+    job = json.loads(sys.argv[1])
+    try:
+        build_engine_file(Path(job.pop('onnx_path')), Path(job.pop('engine_path')), **job)
+    except EngineError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(_main())

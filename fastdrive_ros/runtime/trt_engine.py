@@ -1,0 +1,148 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+TensorRT and TensorRT-RTX as an Engine: an engine file -> named arrays in, named arrays out.
+
+Host arrays go up, run and come back on one CUDA stream. Device buffers are allocated once, for the
+largest K; shape inputs (num_kept_tokens) stay in host memory, where TensorRT reads them.
+
+What was run: opening a real TensorRT-RTX engine without a GPU, which must be refused, and ``run``
+against stand-ins for the execution context and for CUDA (test_trt_engine.py). A real context on a
+real GPU was not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdrive_ros.runtime.cuda_memory import Cuda
+from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.engine import TensorSpec
+from fastdrive_ros.runtime.feeds import check_feeds
+from fastdrive_ros.runtime.trt_build import import_tensorrt
+from fastdrive_ros.runtime.trt_build import make_logger
+
+
+class TrtEngine:
+    """One engine file of ``backend`` 'tensorrt' or 'tensorrt_rtx'; runs in the loading thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
+        *,
+        backend: str,
+        max_tokens: int,
+        cuda: Cuda,
+    ) -> None:
+        """Deserialize the engine; ``specs`` are (inputs, outputs) as the bundle declares them."""
+        trt = import_tensorrt(backend)
+        self.input_specs, self.output_specs = specs
+        self._name = path.name.partition(f'_{backend}')[0]
+        self._log = make_logger(trt)
+        self._runtime = trt.Runtime(self._log)
+        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            raise EngineError(
+                f'{backend} {trt.__version__} cannot open {path}: '
+                + ('; '.join(self._log.errors[-3:]) or 'it gave no reason')
+                + '. It was built for another GPU or version, or there is no GPU here: run '
+                '`fastdrive build` on this machine.'
+            )
+        self._check_tensors(path)
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise EngineError(
+                f'{backend} cannot start {self._name}: '
+                + ('; '.join(self._log.errors[-3:]) or 'too little GPU memory?')
+            )
+        self._on_host = {
+            spec.name
+            for spec in self.input_specs
+            if self._engine.get_tensor_location(spec.name) == trt.TensorLocation.HOST
+        }
+        # numpy type of each tensor inside the engine; TensorRT may hold int64 as int32.
+        self._dtypes = {
+            spec.name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(spec.name)))
+            for spec in (*self.input_specs, *self.output_specs)
+        }
+        self._cuda = cuda
+        self._stream = cuda.call('cudaStreamCreate')
+        self._buffers = {
+            spec.name: cuda.call('cudaMalloc', self._max_bytes(spec, max_tokens))
+            for spec in (*self.input_specs, *self.output_specs)
+            if spec.name not in self._on_host
+        }
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once on host arrays; return every output by name."""
+        if self._context is None:
+            raise EngineError(f'{self._name} was closed; load it again before running it.')
+        check_feeds(self._name, self.input_specs, feeds)
+        sent = {
+            name: np.ascontiguousarray(array, self._dtypes[name]).reshape(array.shape)
+            for name, array in feeds.items()
+        }  # also keeps the arrays alive until the stream is done
+        for name, array in sent.items():
+            self._set_input(name, array)
+        unset = self._context.infer_shapes()
+        if unset:
+            raise EngineError(f'{self._name} cannot infer its shapes: {unset} are not set.')
+        outputs = {}
+        for spec in self.output_specs:
+            shape = tuple(self._context.get_tensor_shape(spec.name))
+            outputs[spec.name] = np.empty(shape, self._dtypes[spec.name])
+            self._context.set_tensor_address(spec.name, int(self._buffers[spec.name]))
+        if not self._context.execute_async_v3(int(self._stream)):
+            raise EngineError(
+                f'{self._name} failed in TensorRT: {"; ".join(self._log.errors[-3:])}'
+            )
+        for name, array in outputs.items():
+            self._cuda.download(array, self._buffers[name], self._stream)
+        self._cuda.call('cudaStreamSynchronize', self._stream)
+        return {
+            spec.name: outputs[spec.name].astype(spec.dtype, copy=False)
+            for spec in self.output_specs
+        }
+
+    def close(self) -> None:
+        """Free context, engine and device memory."""
+        if self._context is None:
+            return
+        self._cuda.call('cudaStreamSynchronize', self._stream)
+        self._context = self._engine = self._runtime = None
+        for address in self._buffers.values():
+            self._cuda.call('cudaFree', address)
+        self._cuda.call('cudaStreamDestroy', self._stream)
+
+    def _set_input(self, name: str, array: np.ndarray) -> None:
+        if name in self._on_host:
+            address = array.ctypes.data
+        else:
+            address = int(self._buffers[name])
+            if not self._context.set_input_shape(name, array.shape):
+                raise EngineError(
+                    f'{self._name} was not built for {name} of shape {array.shape}: '
+                    + '; '.join(self._log.errors[-1:])
+                )
+            self._cuda.upload(address, array, self._stream)
+        self._context.set_tensor_address(name, address)
+
+    def _max_bytes(self, spec: TensorSpec, max_tokens: int) -> int:
+        sizes = (max_tokens if isinstance(dim, str) else dim for dim in spec.shape)
+        return math.prod(sizes) * self._dtypes[spec.name].itemsize
+
+    def _check_tensors(self, path: Path) -> None:
+        expected = {spec.name for spec in (*self.input_specs, *self.output_specs)}
+        indices = range(self._engine.num_io_tensors)
+        found = {self._engine.get_tensor_name(index) for index in indices}
+        if found != expected:
+            raise EngineError(
+                f'{path} expected tensors {sorted(expected)}, found {sorted(found)}. Delete it; '
+                '`fastdrive build` makes it again.'
+            )
