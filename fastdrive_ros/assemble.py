@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdrive_ros.config import bundle_path
+from fastdrive_ros.config import check_required_cameras
 from fastdrive_ros.config import gate_limits
 from fastdrive_ros.config import sync_config
 from fastdrive_ros.core.ego import EgoBuffer
@@ -64,6 +65,7 @@ def build_pipeline(settings: Mapping[str, Any],
     Raises BundleError, EngineError or ConfigError with what was expected, found, and the mend.
     """
     bundle = load_bundle(bundle_path(settings))
+    check_required_cameras(settings, bundle.cameras)
     perception = (('perception',) if settings['fuse_perception']
                   else ('vision_encoder', 'recon_pruner'))
     cache_dir = settings['engine_cache_dir']

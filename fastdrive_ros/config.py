@@ -186,6 +186,14 @@ def sync_config(settings: Mapping[str, Any]) -> SyncConfig:
         required_cameras=tuple(name for name in settings['sync.required_cameras'] if name))
 
 
+def check_required_cameras(settings: Mapping[str, Any], cameras: tuple[str, ...]) -> None:
+    """Raise ConfigError when a required camera is none of the bundle's."""
+    unknown = set(sync_config(settings).required_cameras) - set(cameras)
+    if unknown:
+        raise ConfigError(f"parameter 'sync.required_cameras' names {', '.join(sorted(unknown))}, "
+                          f"the bundle has {', '.join(cameras)}")
+
+
 def gate_limits(settings: Mapping[str, Any]) -> GateLimits:
     """Return the sanity gate's part of the settings."""
     return GateLimits(**{name.split('.', 1)[1]: value for name, value in settings.items()

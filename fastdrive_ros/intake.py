@@ -33,7 +33,7 @@ class IntakeCounts:
     sets: dict[str, int]
     """whole, partial, refused (by the synchroniser), superseded, rate_limited, resets."""
     frame_drops: dict[tuple[str, str], int]
-    """(camera, reason) -> frames."""
+    """(camera, reason) -> frames; also ('odometry', reason) -> samples."""
 
 
 class Intake:
@@ -113,7 +113,9 @@ class Intake:
     def counts(self) -> IntakeCounts:
         """Return a copy of all counters."""
         with self._changed:
-            drops = self._frame_drops + self._sync.drops
+            odometry = Counter({('odometry', reason): count
+                                for reason, count in self._ego.ignored.items()})
+            drops = self._frame_drops + self._sync.drops + odometry
             return IntakeCounts({**self._sync.set_counts, **self._counts}, dict(drops))
 
     def _accept(self, sets: list[FrameSet]) -> None:

@@ -37,6 +37,7 @@ from fastdrive_ros.assemble import ego_config
 from fastdrive_ros.assemble import pipeline_settings
 from fastdrive_ros.config import ConfigError
 from fastdrive_ros.config import camera_topics
+from fastdrive_ros.config import check_required_cameras
 from fastdrive_ros.config import sync_config
 from fastdrive_ros.core.decode import decoder_name
 from fastdrive_ros.core.types import FrameSet
@@ -119,6 +120,7 @@ class PlannerNode(LifecycleNode):
         assembly.ego.reset()
         self._diagnostics.clear()
         self._intake = Intake(assembly.synchronizer, assembly.ego, self.settings['max_rate_hz'])
+        self._reconfigure_intake()
         self._inputs = Inputs(self, self._intake, assembly.bundle.cameras, self.settings)
         self._worker = threading.Thread(target=self._work, args=(self._intake,),
                                         name='planner', daemon=True)
@@ -230,18 +232,24 @@ class PlannerNode(LifecycleNode):
 
     def _set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         try:
-            self.settings = changed_settings(self.settings, changes,
-                                             configured=self._assembly is not None)
-        except ConfigError as error:
+            settings = changed_settings(self.settings, changes,
+                                        configured=self._assembly is not None)
+            if self._assembly:
+                check_required_cameras(settings, self._assembly.bundle.cameras)
+        except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        self.settings = settings
         self._diagnostics.deadline = self._deadline()
         if self._assembly:
-            self._assembly.pipeline.settings = pipeline_settings(self.settings)
+            self._assembly.pipeline.settings = pipeline_settings(settings)
+        self._reconfigure_intake()
+        return SetParametersResult(successful=True)
+
+    def _reconfigure_intake(self) -> None:
         if self._intake:
             self._intake.reconfigure(sync_config(self.settings),
                                      ego_config(self.settings, self._assembly.bundle),
                                      self.settings['max_rate_hz'])
-        return SetParametersResult(successful=True)
 
     def _deadline(self) -> Deadline:
         return Deadline(self.settings['diagnostics.max_allowed_processing_time_ms'],
