@@ -26,8 +26,10 @@ from pathlib import Path
 from filelock import FileLock
 from filelock import Timeout
 
+from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import file_sha256
 from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.trt_build import import_tensorrt
 
 Progress = Callable[[str], None]
 
@@ -73,6 +75,19 @@ class CachedEngine:
     build_s: float
     """What building took, now or when it was built."""
     size_bytes: int
+
+
+def bundle_key(bundle: Bundle, graph: str, backend: str, compute_capability: int) -> EngineKey:
+    """Return the key of a bundle's graph for the installed version of ``backend``."""
+    return EngineKey(
+        graph=graph,
+        onnx_sha256=bundle.graph_sha256(graph),
+        backend=backend,
+        backend_version=import_tensorrt(backend).__version__,
+        compute_capability=compute_capability,
+        precision=bundle.precision,
+        max_tokens=bundle.num_tokens,
+    )
 
 
 def default_cache_dir() -> Path:

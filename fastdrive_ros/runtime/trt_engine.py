@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -90,14 +89,7 @@ class TrtEngine:
         }  # also keeps the arrays alive until the stream is done
         for name, array in sent.items():
             self._set_input(name, array)
-        unset = self._context.infer_shapes()
-        if unset:
-            raise EngineError(f'{self._name} cannot infer its shapes: {unset} are not set.')
-        outputs = {}
-        for spec in self.output_specs:
-            shape = tuple(self._context.get_tensor_shape(spec.name))
-            outputs[spec.name] = np.empty(shape, self._dtypes[spec.name])
-            self._context.set_tensor_address(spec.name, int(self._buffers[spec.name]))
+        outputs = {spec.name: self._place_output(spec.name) for spec in self.output_specs}
         if not self._context.execute_async_v3(int(self._stream)):
             raise EngineError(
                 f'{self._name} failed in TensorRT: {"; ".join(self._log.errors[-3:])}'
@@ -132,6 +124,17 @@ class TrtEngine:
                 )
             self._cuda.upload(address, array, self._stream)
         self._context.set_tensor_address(name, address)
+
+    def _place_output(self, name: str) -> np.ndarray:
+        """Give an output its device buffer; return the host array that will receive it."""
+        shape = tuple(self._context.get_tensor_shape(name))
+        if -1 in shape:
+            raise EngineError(
+                f'{self._name} cannot tell the shape of {name} before it runs, found {shape}; '
+                'unset: ' + str(self._context.infer_shapes())
+            )
+        self._context.set_tensor_address(name, int(self._buffers[name]))
+        return np.empty(shape, self._dtypes[name])
 
     def _max_bytes(self, spec: TensorSpec, max_tokens: int) -> int:
         sizes = (max_tokens if isinstance(dim, str) else dim for dim in spec.shape)
