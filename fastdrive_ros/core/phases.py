@@ -9,6 +9,7 @@ pictures than the window is wide; only the camera's own phase tells that it belo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -35,22 +36,27 @@ class SweepPhases:
         """Know nothing yet."""
         self._phases: dict[str, _Phase] = {}
 
-    def fits(self, stamps: Mapping[str, int], camera: str, stamp_ns: int,
-             limit_ns: float) -> bool:
-        """Tell whether the stamp lies in the camera's phase; True as long as that is unknown."""
+    def misfit_ns(self, stamps: Mapping[str, int], camera: str, stamp_ns: int,
+                  tolerance_ns: float) -> float:
+        """
+        Return how far the stamp lies from the camera's place among ``stamps``.
+
+        0 as long as that place is unknown, infinity beyond the tolerance.
+        """
         phase = self._phases.get(camera)
         known = {name: stamp for name, stamp in stamps.items() if self._trusted(name)}
         if phase is None or not self._trusted(camera) or not known:
-            return True
-        return abs(stamp_ns - phase.offset_ns - self._reference_ns(known)) <= limit_ns
+            return 0.0
+        misfit_ns = abs(stamp_ns - phase.offset_ns - self._reference_ns(known))
+        return misfit_ns if misfit_ns <= tolerance_ns else math.inf
 
-    def learn(self, stamps: Mapping[str, int], limit_ns: float) -> None:
-        """Take in the stamps of a whole sweep."""
+    def learn(self, stamps: Mapping[str, int], tolerance_ns: float) -> None:
+        """Take in the stamps of a sweep in which every live camera is."""
         reference_ns = self._reference_ns(stamps)
         for camera, stamp_ns in stamps.items():
             offset_ns = stamp_ns - reference_ns
             phase = self._phases.get(camera)
-            if phase is None or abs(offset_ns - phase.offset_ns) > limit_ns:
+            if phase is None or abs(offset_ns - phase.offset_ns) > tolerance_ns:
                 self._phases[camera] = _Phase(offset_ns)
                 continue
             phase.offset_ns += _LEARNING_RATE * (offset_ns - phase.offset_ns)

@@ -70,9 +70,14 @@ class SyncConfig:
         return round(self.deadline_ms * 1e6)
 
     @property
-    def phase_limit_ns(self) -> int:
-        """How far from its usual place in the sweep a camera's stamp may lie."""
-        return self.window_ns // 2
+    def phase_tolerance_ns(self) -> int:
+        """
+        How far from its usual place in the sweep a camera's stamp may lie.
+
+        Three quarters of the window, by simulation (test/sync_scenarios.py): half cuts sweeps of
+        a rig with jitter apart, the whole mixes sweeps when the window is above the frame gap.
+        """
+        return self.window_ns * 3 // 4
 
 
 @dataclass
@@ -222,9 +227,9 @@ class FrameSynchronizer:
         every = (*stamps.values(), frame.stamp_ns)
         return frame.camera not in stamps and max(every) - min(every) <= self._config.window_ns
 
-    def _in_phase(self, stamps: Mapping[str, int], frame: Frame) -> bool:
-        return self._phases.fits(stamps, frame.camera, frame.stamp_ns,
-                                 self._config.phase_limit_ns)
+    def _misfit_ns(self, stamps: Mapping[str, int], frame: Frame) -> float:
+        return self._phases.misfit_ns(stamps, frame.camera, frame.stamp_ns,
+                                      self._config.phase_tolerance_ns)
 
     def _has_left(self, frame: Frame) -> bool:
         """Tell whether the frame's sweep has left; also keeps sets in increasing stamp order."""
@@ -232,14 +237,15 @@ class FrameSynchronizer:
         if not stamps:
             return False
         return frame.stamp_ns <= min(stamps.values()) or (
-            self._in_window(stamps, frame) and self._in_phase(stamps, frame))
+            self._in_window(stamps, frame) and self._misfit_ns(stamps, frame) < math.inf)
 
     def _place(self, frame: Frame) -> None:
-        """Put the frame into the sweep nearest in time that it fits, or into a new one."""
+        """Put the frame into the sweep that it fits best, the oldest of equals, or a new one."""
         in_window = [sweep for sweep in self._pending if self._in_window(sweep.stamps, frame)]
-        fitting = [sweep for sweep in in_window if self._in_phase(sweep.stamps, frame)]
-        if fitting:
-            sweep = min(fitting, key=lambda s: abs(s.stamp_ns - frame.stamp_ns))
+        misfits_ns = [self._misfit_ns(sweep.stamps, frame) for sweep in in_window]
+        best_ns = min(misfits_ns, default=math.inf)
+        if best_ns < math.inf:
+            sweep = in_window[misfits_ns.index(best_ns)]
         else:
             if in_window:
                 self._phases.reject(frame.camera)
@@ -265,15 +271,17 @@ class FrameSynchronizer:
         for name in self.cameras:
             if name not in sweep.frames:
                 self._seen[name].missed += 1
-        if not self._may_leave(sweep):
+        # Two cameras out of phase can open two sweeps at one stamp: only the first can leave.
+        repeats = self._last_left and sweep.stamp_ns <= min(self._last_left.values())
+        if repeats or not self._may_leave(sweep):
             self._drop(sweep, 'incomplete_set')
             self.set_counts['refused'] += 1
             return []
         left: list[FrameSet] = []
-        while self._pending and self._pending[0].stamp_ns <= sweep.stamp_ns:
+        while self._pending and self._pending[0].stamp_ns < sweep.stamp_ns:
             left += self._settle(self._pending[0], now_ns)
-        if all(seen.alive <= (name in sweep.frames) for name, seen in self._seen.items()):
-            self._phases.learn(sweep.stamps, self._config.phase_limit_ns)
+        if all(name in sweep.frames or not seen.alive for name, seen in self._seen.items()):
+            self._phases.learn(sweep.stamps, self._config.phase_tolerance_ns)
         self._last_left = sweep.stamps
         frame_set = FrameSet(self.cameras, sweep.frames, now_ns)
         self.set_counts['partial' if frame_set.missing else 'whole'] += 1
