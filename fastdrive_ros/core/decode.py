@@ -84,7 +84,7 @@ def decode(image: EncodedImage | RawImage, min_height: int, min_width: int) -> n
     Raises FrameError.
     """
     if image.data.size == 0:
-        raise FrameError('empty_data', 'the image message carries no data: look at the camera driver')
+        raise FrameError('empty_data', 'the message carries no data: look at the camera driver')
     if isinstance(image, RawImage):
         return _decode_raw(image)
     magic = image.data[:8].tobytes()
@@ -218,8 +218,8 @@ def _check_pixels(height: int, width: int) -> None:
     if height < 1 or width < 1:
         raise FrameError('zero_size', f'the picture is {width}x{height} pixels')
     if height * width > MAX_PIXELS:
-        raise FrameError('too_many_pixels', f'the header says {width}x{height} pixels, allowed are '
-                         f'{MAX_PIXELS}: a damaged header, or scale the camera down')
+        raise FrameError('too_many_pixels', f'the header says {width}x{height} pixels, at most '
+                         f'{MAX_PIXELS} are allowed: it is damaged, or scale the camera down')
 
 
 def _corrupt_jpeg(why: str) -> FrameError:

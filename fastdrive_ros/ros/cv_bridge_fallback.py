@@ -23,14 +23,14 @@ def to_rgb8(message: Any) -> RawImage:
     bridge, trouble = _cv_bridge()
     if bridge is None:
         raise FrameError('unknown_encoding', f"encoding '{message.encoding}' is not one of "
-                         f'{", ".join(RAW_ENCODINGS)} and cv_bridge cannot help ({trouble}): let '
-                         'the camera driver publish one of these, or install ros-<distro>-cv-bridge')
+                         f'{", ".join(RAW_ENCODINGS)} and cv_bridge cannot help ({trouble}): '
+                         'publish one of these, or install ros-<distro>-cv-bridge')
     try:
         rgb = np.ascontiguousarray(bridge.imgmsg_to_cv2(message, 'rgb8'))
     # CvBridgeError is a TypeError; numpy refuses short data so; OpenCV's error is an Exception.
     except Exception as error:
-        raise FrameError('unknown_encoding', f"cv_bridge cannot turn encoding '{message.encoding}' "
-                         f'into rgb8: {error}') from error
+        raise FrameError('unknown_encoding', f"cv_bridge cannot turn '{message.encoding}' into "
+                         f'rgb8: {error}') from error
     height, width = rgb.shape[:2]
     return RawImage('rgb8', height, width, width * 3, False, rgb.reshape(-1))
 
