@@ -48,11 +48,14 @@ class LiveRig:
 
     def __init__(self, **settings: Any) -> None:
         """Make the node with these parameters (not yet configured)."""
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=next(_domains) % 100 + 1)
+        # Two participants, as two processes would have: one cannot hold a topic in two types.
+        self._contexts = [rclpy.Context(), rclpy.Context()]
+        domain_id = next(_domains) % 100 + 1
+        for context in self._contexts:
+            rclpy.init(context=context, domain_id=domain_id)
         self._classes = ros_classes()
         self.node: PlannerNode | None = None
-        self.rig = rclpy.create_node('rig', context=self.context)
+        self.rig = rclpy.create_node('rig', context=self._contexts[0])
         self.plans: list[PathMessage] = []
         self.cycles: list[DiagnosticArray] = []
         self.diagnostics: list[DiagnosticArray] = []
@@ -67,14 +70,15 @@ class LiveRig:
                 (DiagnosticArray, '/diagnostics', self.diagnostics)):
             self.rig.create_subscription(message_type, topic, received.append,
                                          QoSProfile(depth=50))
-        self._executors = [SingleThreadedExecutor(context=self.context) for _ in range(2)]
+        self._executors = [SingleThreadedExecutor(context=context)
+                           for context in self._contexts]
         self._executors[0].add_node(self.rig)
         self._threads = [threading.Thread(target=executor.spin, daemon=True)
                          for executor in self._executors]
         self._threads[0].start()
         try:
             self.node = PlannerNode(
-                context=self.context, use_global_arguments=False,
+                context=self._contexts[1], use_global_arguments=False,
                 parameter_overrides=[Parameter(name, value=value) for name, value in {
                     'diagnostics.period_s': 0.1, 'backend': 'onnxruntime', **settings}.items()])
         except Exception:
@@ -170,7 +174,8 @@ class LiveRig:
         if self.node is not None:
             self.node.destroy_node()
         self.rig.destroy_node()
-        self.context.try_shutdown()
+        for context in self._contexts:
+            context.try_shutdown()
 
 
 def value(status: Any, key: str) -> str:

@@ -121,7 +121,11 @@ class PlannerNode(LifecycleNode):
         self._diagnostics.clear()
         self._intake = Intake(assembly.synchronizer, assembly.ego, self.settings['max_rate_hz'])
         self._reconfigure_intake()
-        self._inputs = Inputs(self, self._intake, assembly.bundle.cameras, self.settings)
+        try:
+            self._inputs = Inputs(self, self._intake, assembly.bundle.cameras, self.settings)
+        except Exception as error:  # rclpy turns it into a silent transition to errorprocessing
+            self.get_logger().error(f'cannot subscribe: {error}')
+            raise
         self._worker = threading.Thread(target=self._work, args=(self._intake,),
                                         name='planner', daemon=True)
         self._worker.start()
