@@ -189,7 +189,7 @@ def test_dead_camera_is_not_waited_for_until_it_returns() -> None:
 # ---- clocks that jump
 
 def test_bag_loop_starts_again_once() -> None:
-    """The second pass of a looped bag gives the same sets, but for the frames that show the jump."""
+    """The second pass of a looped bag gives the same sets, less the one that shows the jump."""
     sync = synchronizer()
     first = [s for k in range(30) for s in push_sweep(sync, 100 * k)]
     again = [sync.push(make_frame(camera, 100 * k + 10 * i, 10_000 + 100 * k + 10 * i))

@@ -193,7 +193,7 @@ class EgoBuffer:
         if stamp_ns < oldest_ns:
             return (f'the oldest odometry is {(oldest_ns - stamp_ns) / 1e6:.0f} ms newer than the '
                     f'pictures, {limit}: it has only just begun, or follows another clock')
-        return f'odometry has a gap round the pictures\' stamp, {limit} to the nearest sample'
+        return f"odometry has a gap round the pictures' stamp, {limit} to the nearest sample"
 
     def _acceleration_mps2(self, stamp_ns: int) -> float:
         """
@@ -238,11 +238,11 @@ def _checked(sample: OdometrySample) -> OdometrySample:
     numbers = (*sample.position_m, *sample.orientation_xyzw, sample.velocity_x_mps,
                sample.velocity_y_mps, sample.yaw_rate_radps)
     if not all(math.isfinite(number) for number in numbers):
-        raise EgoError('odometry_not_finite', 'an odometry sample holds NaN or infinity: check the '
-                       'localisation that publishes it')
+        raise EgoError('odometry_not_finite', 'an odometry sample holds NaN or infinity: check '
+                       'the localisation that publishes it')
     if sample.stamp_ns <= 0:
-        raise EgoError('odometry_zero_stamp', 'an odometry sample has no stamp: its publisher must '
-                       'fill header.stamp')
+        raise EgoError('odometry_zero_stamp', 'an odometry sample has no stamp: its publisher '
+                       'must fill header.stamp')
     norm = math.hypot(*sample.orientation_xyzw)
     if abs(norm - 1.0) > 0.1:
         raise EgoError('odometry_bad_quaternion', f'an odometry orientation has norm {norm:.3f}, '

@@ -64,7 +64,7 @@ class SweepPhases:
             phase.rejections = 0
 
     def reject(self, camera: str) -> None:
-        """Count that a frame was kept out by its phase alone; forget a phase that keeps doing so."""
+        """Count a frame kept out by its phase alone; forget a phase that keeps doing so."""
         phase = self._phases[camera]
         phase.rejections += 1
         if phase.rejections >= _REJECTIONS:

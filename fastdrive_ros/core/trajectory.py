@@ -84,7 +84,7 @@ def check(trajectory: Trajectory, ego: EgoState, limits: GateLimits) -> Refusal 
     if not (np.isfinite(trajectory.waypoints).all() and np.isfinite(trajectory.speeds_mps).all()):
         first = int(np.argmin(np.isfinite(trajectory.waypoints).all(axis=1)))
         return Refusal('not_finite', f'waypoint {first} is not finite: the model or its input is '
-                       'broken, check the engine with the bundle\'s golden output')
+                       "broken, check the engine with the bundle's golden output")
     expected = extrapolate(ego, 1, trajectory.dt_s)[0]
     error_m = float(np.hypot(*(trajectory.waypoints[0, :2] - expected[:2])))
     if error_m > limits.max_start_error_m:
@@ -156,12 +156,13 @@ def _check_curvature(trajectory: Trajectory, limits: GateLimits) -> Refusal | No
     # The path's direction at the origin is the vehicle's own; at a segment it holds in its middle.
     turn_rad = _wrap(np.diff(heading_rad, prepend=0.0))
     apart_m = np.convolve(np.concatenate(([0.0], length_m)), (0.5, 0.5), mode='valid')
-    by_path = np.abs(turn_rad) / apart_m
-    by_yaw = np.abs(_wrap(np.diff(poses[:, 2]))) / length_m
+    # A circle's chord is 2 r sin(turn / 2).
+    by_path = 2.0 * np.sin(np.abs(turn_rad) / 2.0) / apart_m
+    by_yaw = 2.0 * np.sin(np.abs(_wrap(np.diff(poses[:, 2]))) / 2.0) / length_m
     found = float(max(by_path.max(), by_yaw.max()))
     if found <= limits.max_curvature_1pm:
         return None
-    return Refusal('curvature', f'the path bends with {found:.2f} 1/m (radius {1.0 / found:.1f} '
+    return Refusal('curvature', f'the path bends with {found:.3f} 1/m (radius {1.0 / found:.2f} '
                    f'm), allowed are {limits.max_curvature_1pm:g} 1/m')
 
 
