@@ -215,6 +215,7 @@ def _run_builder(
 ) -> None:
     """Build in a process of its own; tell every second that it is alive."""
     job = {
+        'parent_pid': os.getpid(),
         'onnx_path': str(onnx_path),
         'engine_path': str(temporary),
         'backend': key.backend,

@@ -126,7 +126,8 @@ def _target(trt: Any, config: Any, compute_capability: int) -> None:
             f'{compute_capability} cannot be asked for: build on that machine, or use '
             'tensorrt_rtx.'
         )
-    known = sorted(name for name in dir(trt.ComputeCapability) if name.startswith('SM'))
+    names = (name for name in dir(trt.ComputeCapability) if name.startswith('SM'))
+    known = sorted(names, key=lambda name: int(name[2:]))
     name = f'SM{compute_capability}'
     if name not in known:
         raise EngineError(
@@ -154,8 +155,11 @@ def _write(path: Path, plan: Any) -> None:
 def _main() -> int:
     """Build what the one argument, a JSON object of build_engine_file's arguments, asks for."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the default ends the C++ builder at once
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan when kill -9 hits it
     job = json.loads(sys.argv[1])
+    # No orphan when kill -9 hits the parent: from now on by the kernel, until now by the check.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != job.pop('parent_pid'):
+        return 1
     try:
         build_engine_file(Path(job.pop('onnx_path')), Path(job.pop('engine_path')), **job)
     except EngineError as error:

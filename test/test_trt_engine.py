@@ -1,0 +1,267 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+TensorRT: the real RTX builder and the real refusals without a GPU.
+
+No GPU is needed, so ``run`` sees stand-ins: StandInCuda keeps "device memory" in this process and
+StandInTensorRT answers the calls of a context by running the ONNX graph. They show that addresses,
+shapes and types are handed over as the API wants them; they say nothing about a real GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from fastdrive_ros.runtime import trt_engine
+from fastdrive_ros.runtime.bundle import Bundle
+from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.golden import check_golden
+from fastdrive_ros.runtime.trt_build import build_engine_file
+from fastdrive_ros.runtime.trt_build import import_tensorrt
+from fastdrive_ros.runtime.trt_engine import TrtEngine
+
+_GRAPHS = ('vision_encoder', 'recon_pruner', 'perception', 'planner')
+
+
+@pytest.fixture(scope='module')
+def rtx() -> Any:
+    """Return the real TensorRT-RTX module."""
+    return pytest.importorskip('tensorrt_rtx', reason='TensorRT-RTX is not installed')
+
+
+def _build(bundle: Bundle, graph: str, path: Path, **changes: Any) -> None:
+    options = {'max_tokens': 48, 'precision': 'fp32', 'compute_capability': 86, **changes}
+    build_engine_file(bundle.graph_path(graph), path, 'tensorrt_rtx', **options)
+
+
+@pytest.mark.usefixtures('rtx')
+@pytest.mark.parametrize('graph', _GRAPHS)
+def test_every_graph_of_the_contract_builds(
+    tiny_bundle: Bundle, tmp_path: Path, graph: str
+) -> None:
+    path = tmp_path / 'graph.engine'
+    _build(tiny_bundle, graph, path)
+    assert path.stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures('rtx')
+def test_an_unknown_capability_names_the_known_ones(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match='builds for SM75, SM80, SM86.* found SM87.*Orin'):
+        _build(tiny_bundle, 'planner', tmp_path / 'x.engine', compute_capability=87)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures('rtx')
+def test_a_damaged_onnx_says_so(tmp_path: Path) -> None:
+    (tmp_path / 'planner.onnx').write_bytes(b'not a graph')
+    with pytest.raises(EngineError, match='tensorrt_rtx .* cannot parse .*planner.onnx'):
+        build_engine_file(
+            tmp_path / 'planner.onnx',
+            tmp_path / 'x.engine',
+            'tensorrt_rtx',
+            max_tokens=48,
+            precision='fp32',
+            compute_capability=86,
+        )
+
+
+@pytest.mark.usefixtures('rtx')
+def test_a_graph_that_cannot_be_built_says_why(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match='cannot build .*recon_pruner.onnx: '):
+        _build(tiny_bundle, 'recon_pruner', tmp_path / 'x.engine', max_tokens=5000)
+
+
+def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__('sys').modules, 'tensorrt', None)
+    with pytest.raises(EngineError, match='tensorrt is not installed .*JetPack brings it'):
+        import_tensorrt('tensorrt')
+
+
+def test_a_runtime_without_builder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lean = types.ModuleType('tensorrt')
+    monkeypatch.setattr(lean, '__version__', '10.3.0', raising=False)
+    monkeypatch.setitem(__import__('sys').modules, 'tensorrt', lean)
+    with pytest.raises(EngineError, match='tensorrt 10.3.0 has no builder'):
+        import_tensorrt('tensorrt')
+
+
+def test_an_engine_that_does_not_open_is_an_error(
+    tiny_bundle: Bundle, tmp_path: Path, rtx: Any
+) -> None:
+    path = tmp_path / 'planner_tensorrt_rtx.engine'
+    path.write_bytes(b'foreign')
+    with pytest.raises(EngineError, match='cannot open .*`fastdrive build` on this machine'):
+        TrtEngine(
+            path,
+            tiny_bundle.graph_specs('planner'),
+            backend='tensorrt_rtx',
+            max_tokens=48,
+            cuda=StandInCuda(),  # type: ignore[arg-type]
+        )
+
+
+class StandInCuda:
+    """Device memory that is host memory: the calls TrtEngine makes of Cuda, checked."""
+
+    def __init__(self) -> None:
+        self.allocated: dict[int, Any] = {}
+        self.stream_open = False
+
+    def call(self, function: str, *args: Any) -> Any:
+        if function == 'cudaMalloc':
+            memory = ctypes.create_string_buffer(args[0])
+            self.allocated[ctypes.addressof(memory)] = memory
+            return ctypes.addressof(memory)
+        if function == 'cudaFree':
+            del self.allocated[args[0]]
+        elif function == 'cudaStreamCreate':
+            self.stream_open = True
+            return 77
+        elif function == 'cudaStreamDestroy':
+            self.stream_open = False
+        else:
+            assert function == 'cudaStreamSynchronize'
+        return None
+
+    def upload(self, address: int, array: np.ndarray, stream: int) -> None:
+        assert array.flags.c_contiguous
+        assert array.nbytes <= len(self.allocated[address])
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def download(self, array: np.ndarray, address: int, stream: int) -> None:
+        assert array.nbytes <= len(self.allocated[address])
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+
+class StandInTensorRT:
+    """TensorRT's module, engine and context in one; computes with ONNX Runtime."""
+
+    __version__ = '0.0'
+    TensorLocation = types.SimpleNamespace(HOST='host', DEVICE='device')
+
+    def __init__(self, onnx_path: Path, int64_as: str) -> None:
+        self._session = onnxruntime.InferenceSession(onnx_path)
+        self._int64_as = int64_as
+        self._inputs = {value.name: value for value in self._session.get_inputs()}
+        self._outputs = {value.name: value for value in self._session.get_outputs()}
+        self._addresses: dict[str, int] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self.num_io_tensors = len(self._inputs) + len(self._outputs)
+
+    def Runtime(self, log: Any) -> StandInTensorRT:  # noqa: N802 (TensorRT's name)
+        return self
+
+    def deserialize_cuda_engine(self, plan: bytes) -> StandInTensorRT:
+        return self
+
+    def create_execution_context(self) -> StandInTensorRT:
+        return self
+
+    def nptype(self, dtype: str) -> type:
+        return np.dtype(dtype).type
+
+    def get_tensor_name(self, index: int) -> str:
+        return [*self._inputs, *self._outputs][index]
+
+    def get_tensor_location(self, name: str) -> str:
+        return 'host' if name == 'num_kept_tokens' else 'device'
+
+    def get_tensor_dtype(self, name: str) -> str:
+        kind = {**self._inputs, **self._outputs}[name].type
+        names = {'tensor(float)': 'float32', 'tensor(int64)': self._int64_as,
+                 'tensor(bool)': 'bool', 'tensor(uint8)': 'uint8'}
+        return names[kind]
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._shapes[name] = shape
+        return max(shape) <= 10_000
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self._addresses[name] = address
+
+    def infer_shapes(self) -> list[str]:
+        return []
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        kept = self._shapes['kept_tokens'][0] if 'kept_tokens' in self._shapes else None
+        if 'num_kept_tokens' in self._addresses:
+            kept = int(self._read('num_kept_tokens', ()))
+        return tuple(kept if isinstance(dim, str) else dim for dim in self._outputs[name].shape)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        feeds = {name: self._read(name, self._shapes.get(name, ())) for name in self._inputs}
+        for name, array in zip(self._outputs, self._session.run(None, feeds), strict=True):
+            array = array.astype(self.get_tensor_dtype(name))
+            ctypes.memmove(self._addresses[name], array.ctypes.data, array.nbytes)
+        return True
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        dtype = np.dtype(self.get_tensor_dtype(name))
+        count = int(np.prod(shape))
+        data = ctypes.string_at(self._addresses[name], count * dtype.itemsize)
+        array = np.frombuffer(data, dtype).reshape(shape)
+        return array.astype('int64') if dtype == np.int32 else array
+
+
+@pytest.fixture(params=['int64', 'int32'])
+def stand_ins(
+    request: pytest.FixtureRequest,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[tuple[dict[str, TrtEngine], StandInCuda]]:
+    """Every graph as a TrtEngine over the stand-ins."""
+    cuda = StandInCuda()
+    engines = {}
+    monkeypatch.setattr(trt_engine, 'make_logger', lambda trt: types.SimpleNamespace(errors=[]))
+    for graph in _GRAPHS:
+        trt = StandInTensorRT(tiny_bundle.graph_path(graph), request.param)
+        monkeypatch.setattr(trt_engine, 'import_tensorrt', lambda backend, trt=trt: trt)
+        path = tmp_path / f'{graph}_tensorrt.engine'
+        path.touch()
+        engines[graph] = TrtEngine(
+            path,
+            tiny_bundle.graph_specs(graph),
+            backend='tensorrt',
+            max_tokens=48,
+            cuda=cuda,  # type: ignore[arg-type]
+        )
+    yield engines, cuda
+
+
+def test_run_over_stand_ins_reproduces_the_golden_outputs(
+    tiny_bundle: Bundle, stand_ins: tuple[dict[str, TrtEngine], StandInCuda]
+) -> None:
+    engines, cuda = stand_ins
+    assert max(check_golden(tiny_bundle, engines).errors.values()) == 0.0
+    for engine in engines.values():
+        engine.close()
+        engine.close()
+    assert not cuda.allocated
+    assert not cuda.stream_open
+    with pytest.raises(EngineError, match='planner was closed'):
+        engines['planner'].run({})
+
+
+def test_kept_count_changes_from_run_to_run_over_stand_ins(
+    stand_ins: tuple[dict[str, TrtEngine], StandInCuda],
+) -> None:
+    engines, _ = stand_ins
+    tokens = np.random.default_rng(0).normal(size=(16, 48)).astype(np.float32).T  # not contiguous
+    for num_kept in (5, 48, 1):
+        out = engines['recon_pruner'].run({
+            'visual_tokens': tokens,
+            'camera_present': np.ones(6, bool),
+            'num_kept_tokens': np.array(num_kept, np.int64),
+        })
+        assert out['kept_tokens'].shape == (num_kept, 16)
+        assert out['kept_indices'].dtype == np.int64
+        np.testing.assert_array_equal(out['kept_tokens'], tokens[out['kept_indices']])
