@@ -42,14 +42,21 @@ class TopicMonitor:
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RATE_WINDOW))
     stamps_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_RATE_WINDOW))
     delay_ms: float = 0.0
-    trouble: str = ''
-    """What the graph says is wrong: a publisher of another type or of incompatible QoS."""
+    wrong_type: str = ''
+    """Set while the graph has publishers, and none of the type that we subscribe to."""
+    wrong_qos: str = ''
+    """Set once a publisher's QoS did not match ours."""
 
     def arrived(self, stamp_ns: int, now_ns: int) -> None:
         """Note one message: its stamp and the header clock's present."""
         self.arrivals_s.append(time.monotonic())
         self.stamps_ns.append(stamp_ns)
         self.delay_ms = (now_ns - stamp_ns) / 1e6
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can come, as far as the graph knows; empty when nothing is wrong."""
+        return self.wrong_type or (self.wrong_qos if self.state != 'OK' else '')
 
     @property
     def state(self) -> str:
@@ -102,7 +109,7 @@ class Diagnostics:
             self._window.clear()
             self._outcomes: Counter[str] = Counter()
             self._last: PlanResult | None = None
-            self._last_done_s = 0.0
+            self._last_done_s = self._interval_s = 0.0
             self._processing_ms = 0.0
             self._slow_since_s: float | None = None
             self._deadline_misses = 0
@@ -131,6 +138,8 @@ class Diagnostics:
         with self._lock:
             self._window.record({**stage_ms, 'frame_age': result.frame_age_ms})
             self._outcomes['published' if result.trajectory else result.refusal.reason] += 1
+            if self._last is not None:
+                self._interval_s = now_s - self._last_done_s
             self._last, self._last_done_s = result, now_s
             self._processing_ms = processing_ms
             if processing_ms <= self.deadline.max_allowed_processing_time_ms:
@@ -163,7 +172,9 @@ class Diagnostics:
                                      for reason, count in sorted(self._outcomes.items())
                                      if reason != 'published'}}
         last = self._last
-        if last is None or time.monotonic() - self._last_done_s > _SILENT_AFTER_S:
+        # A slow model or a low max_rate_hz is not silence.
+        patience_s = max(_SILENT_AFTER_S, 3 * self._interval_s)
+        if last is None or time.monotonic() - self._last_done_s > patience_s:
             return 'planning', ERROR, _why_silent(cameras, odometry), values
         values |= {'kept_tokens': len(last.kept.indices) if last.kept else 0,
                    'total_tokens': last.num_tokens, 'frame_age_ms': last.frame_age_ms,

@@ -68,9 +68,9 @@ class Inputs:
             wanted = self._types[monitor.topic]
             found = {info.topic_type for info in self._node.get_publishers_info_by_topic(
                 self._node.resolve_topic_name(monitor.topic))}
-            if found and wanted not in found:
-                monitor.trouble = (f'{monitor.topic} has type {", ".join(sorted(found))}, expected '
-                                   f'{wanted}: choose the preset or image_transport that fits')
+            monitor.wrong_type = '' if not found or wanted in found else (
+                f'{monitor.topic} has type {", ".join(sorted(found))}, expected {wanted}: choose '
+                'the preset or image_transport that fits')
 
     def destroy(self) -> None:
         """Unsubscribe from everything."""
@@ -81,9 +81,9 @@ class Inputs:
     def _subscribe(self, message_type: Any, monitor: TopicMonitor,
                    callback: Callable[[Any], None], qos: QoSProfile) -> None:
         def incompatible(event: Any) -> None:
-            monitor.trouble = (f'{monitor.topic}: a publisher offers another QoS '
-                               f'({event.last_policy_kind}): use qos_overrides')
-            self._node.get_logger().error(monitor.trouble)
+            monitor.wrong_qos = (f'{monitor.topic}: a publisher offers another QoS '
+                                 f'({event.last_policy_kind}): use qos_overrides')
+            self._node.get_logger().error(monitor.wrong_qos)
 
         self._types[monitor.topic] = '{0}/{1}/{2}'.format(
             *message_type.__module__.split('.')[:2], message_type.__name__)
