@@ -13,8 +13,7 @@ ROS. Each frame ends in exactly one place, a set or one count in ``drops``. Reas
     stamp_back       older than the camera's last frame
     late             its sweep has left
     incomplete_set   its sweep missed too many cameras, or a required one, at the deadline
-    time_jump        was waiting when the clock jumped back
-    reset            was waiting when somebody called reset()
+    time_jump, reset  was waiting when the clock jumped back, when reset() was called
 """
 
 from __future__ import annotations
@@ -224,8 +223,9 @@ class FrameSynchronizer:
 
     def _in_window(self, stamps: Mapping[str, int], frame: Frame) -> bool:
         """Tell whether the frame could join these stamps, its camera's phase not asked."""
-        every = (*stamps.values(), frame.stamp_ns)
-        return frame.camera not in stamps and max(every) - min(every) <= self._config.window_ns
+        together = (*stamps.values(), frame.stamp_ns)
+        spread_ns = max(together) - min(together)
+        return frame.camera not in stamps and spread_ns <= self._config.window_ns
 
     def _misfit_ns(self, stamps: Mapping[str, int], frame: Frame) -> float:
         return self._phases.misfit_ns(stamps, frame.camera, frame.stamp_ns,
@@ -234,10 +234,8 @@ class FrameSynchronizer:
     def _has_left(self, frame: Frame) -> bool:
         """Tell whether the frame's sweep has left; also keeps sets in increasing stamp order."""
         stamps = self._last_left
-        if not stamps:
-            return False
-        return frame.stamp_ns <= min(stamps.values()) or (
-            self._in_window(stamps, frame) and self._misfit_ns(stamps, frame) < math.inf)
+        return bool(stamps) and (frame.stamp_ns <= min(stamps.values()) or (
+            self._in_window(stamps, frame) and self._misfit_ns(stamps, frame) < math.inf))
 
     def _place(self, frame: Frame) -> None:
         """Put the frame into the sweep that it fits best, the oldest of equals, or a new one."""
