@@ -106,6 +106,14 @@ def test_a_section_that_is_missing_is_named(tiny_bundle_copy: Bundle) -> None:
         load_bundle(_rewrite(tiny_bundle_copy, image={'width': 56}))
 
 
+@pytest.mark.parametrize(
+    'change', [{'graphs': {'planner': {}}}, {'files': {'planner.onnx': {}}}]
+)
+def test_an_entry_that_is_not_whole(tiny_bundle_copy: Bundle, change: dict[str, Any]) -> None:
+    with pytest.raises(BundleError, match='whole entries .* is missing'):
+        load_bundle(_rewrite(tiny_bundle_copy, **change))
+
+
 def test_token_counts_must_follow_from_the_grid(tiny_bundle_copy: Bundle) -> None:
     cameras = tiny_bundle_copy.manifest['cameras'][:5]
     with pytest.raises(BundleError, match='expected 8 tokens per camera and 40 in all.*8 and 48'):

@@ -45,6 +45,11 @@ _REQUIRED = {
     'precision': str,
     'pruner.trained': bool,
     'planner.trained': bool,
+    'planner.head': str,
+    'planner.num_waypoints': int,
+    'planner.dt_s': float,
+    'planner.history_steps': int,
+    'planner.history_dt_s': float,
     'graphs': dict,
     'golden.file': str,
     'golden.num_kept_tokens': int,
@@ -161,12 +166,18 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     path = Path(path).expanduser()
     manifest = _read_manifest(path)
     _check_sections(path, manifest)
-    for name, entry in manifest['files'].items():
-        _check_file(path, name, entry)
     bundle = Bundle(path, manifest)
-    _require_listed(bundle, manifest['golden']['file'], 'the manifest')
-    for graph in manifest['graphs']:
-        _check_graph(bundle, graph)
+    try:
+        for name, entry in manifest['files'].items():
+            _check_file(path, name, entry)
+        _require_listed(bundle, manifest['golden']['file'], 'the manifest')
+        for graph in manifest['graphs']:
+            _check_graph(bundle, graph)
+    except (KeyError, TypeError) as error:
+        raise BundleError(
+            f'expected whole entries of graphs and files in {path / MANIFEST}, found one where '
+            f'{error} is missing or of another type. ' + _mend(path)
+        ) from error
     return bundle
 
 
