@@ -256,7 +256,10 @@ def golden_history(history_steps: int) -> np.ndarray:
 
 
 def _mend(path: Path) -> str:
-    return f'Make it again with `fastdrive export` (output {path}), or copy it again whole.'
+    return (
+        f'Make it again with `fastdrive export --checkpoint CHECKPOINT --out {path}`, or copy it '
+        'again whole.'
+    )
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -281,7 +284,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise BundleError(
             f'expected format_version {FORMAT_VERSION} in {file}, found {version!r}. '
             + ('The bundle is newer than this fastdrive_ros: update it, or e' if newer else 'E')
-            + f'xport the model again with `fastdrive export` (output {path}).'
+            + f'xport the model again with `fastdrive export --checkpoint CHECKPOINT --out {path}`.'
         )
     return manifest
 
