@@ -1,0 +1,170 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Torch module -> ONNX file, and the proof that both say the same.
+
+Opset 18, attention decomposed, K the only free dimension: what TensorRT 10.3 (JetPack 6) and
+later, TensorRT-RTX and ONNX Runtime all take. Weights lie beside the graph in one .data file.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import compose
+from torch import nn
+
+from fastdrive_ros.runtime.engine import EngineError
+
+OPSET = 18
+
+
+class ExportError(EngineError):
+    """A checkpoint cannot become a bundle: what was expected, what was found, what mends it."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far ONNX Runtime is from torch, worst over all outputs and inputs that were tried."""
+
+    max_abs: float = 0.0
+    relative_l2: float = 0.0
+
+    def worst(self, expected: np.ndarray, found: np.ndarray) -> Difference:
+        """Return the greater of this and the difference of two arrays of one shape."""
+        finite = np.isfinite(expected)
+        if expected.shape != found.shape or not np.array_equal(finite, np.isfinite(found)):
+            return Difference(float('inf'), float('inf'))
+        error = found[finite].astype(np.float64) - expected[finite]
+        scale = np.linalg.norm(expected[finite].astype(np.float64))
+        relative = np.linalg.norm(error) / max(scale, np.finfo(np.float64).tiny)
+        return Difference(
+            max(self.max_abs, float(np.abs(error).max(initial=0.0))),
+            max(self.relative_l2, float(relative)),
+        )
+
+
+def export_graph(
+    module: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    outputs: Sequence[str],
+    free_dims: Mapping[str, Mapping[int, str]],
+    path: Path,
+) -> None:
+    """Write ``path`` and ``path``.data; ``free_dims`` as {'kept_tokens': {0: 'K'}}."""
+    shapes = tuple(
+        {axis: torch.export.Dim.DYNAMIC for axis in free_dims.get(name, ())} or None
+        for name in inputs
+    )
+    # The exporter's talk of its own deprecations and of torchvision, which nothing here needs.
+    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('ignore')
+        program = torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    program.save(path, external_data=True)
+    model = onnx.load(path, load_external_data=False)
+    name_free_dims(model, free_dims)
+    forget_origin(model)
+    onnx.save(model, path)
+
+
+def forget_origin(model: onnx.ModelProto) -> None:
+    """Drop the stack traces (with this machine's paths) that the exporter writes everywhere."""
+    graph = model.graph
+    for part in (
+        model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info,
+        *graph.initializer,
+    ):
+        part.doc_string = ''
+        del part.metadata_props[:]
+
+
+def name_free_dims(model: onnx.ModelProto, free_dims: Mapping[str, Mapping[int, str]]) -> None:
+    """Give the exporter's invented symbols (s17, u0) of graph inputs and outputs their names."""
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, name in free_dims.get(value.name, {}).items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+
+
+def join_perception(vision: Path, pruner: Path, path: Path) -> None:
+    """Chain both graphs in one file that refers to their .data files: no weight lies twice."""
+    first, second = (
+        compose.add_prefix(
+            onnx.load(file, load_external_data=False), f'{file.stem}/',
+            rename_inputs=False, rename_outputs=False,
+        )
+        for file in (vision, pruner)
+    )
+    # Not merge_models: its checker looks for the data files in the working directory.
+    graph = compose.merge_graphs(
+        first.graph, second.graph, [('visual_tokens', 'visual_tokens')], name=path.stem
+    )
+    onnx.save(
+        onnx.helper.make_model(
+            graph, opset_imports=first.opset_import, ir_version=first.ir_version
+        ),
+        path,
+    )
+
+
+def run_onnx(
+    session: onnxruntime.InferenceSession, inputs: Mapping[str, torch.Tensor]
+) -> dict[str, np.ndarray]:
+    """Run on torch tensors; return every output by name."""
+    names = [output.name for output in session.get_outputs()]
+    feeds = {name: value.numpy() for name, value in inputs.items()}
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def cpu_session(
+    path: Path, overrides: Mapping[str, np.ndarray] | None = None
+) -> onnxruntime.InferenceSession:
+    """Open a graph in ONNX Runtime on the CPU; ``overrides`` replaces initializers by name."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+        for name, value in (overrides or {}).items()
+    }
+    for name, value in values.items():
+        options.add_initializer(name, value)
+    return onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+
+
+def check_outputs(
+    graph: str,
+    pairs: Iterable[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
+    tolerance: float,
+) -> Difference:
+    """Compare (expected, found) outputs; raise ExportError beyond the relative tolerance."""
+    difference = Difference()
+    for expected, found in pairs:
+        for name, value in expected.items():
+            difference = difference.worst(value, found[name])
+    if not difference.relative_l2 <= tolerance:
+        raise ExportError(
+            f'the exported {graph} differs from the torch module: expected a relative '
+            f'difference of at most {tolerance:g}, found {difference.relative_l2:.3g} (largest '
+            f'{difference.max_abs:.3g}). Nothing was written. Export again; if it stays, these '
+            'versions of torch and onnxruntime do not export this model.'
+        )
+    return difference

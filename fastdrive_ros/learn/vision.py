@@ -1,0 +1,175 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The Qwen2.5-VL vision tower for V equal images: uint8 [V, H, W, 3] -> visual tokens [N, D].
+
+transformers computes window order and attention segments from the grid at run time, which no
+exporter can follow, and pads nothing: windows at the right and lower edge are shorter (ragged)
+when the token grid is no multiple of the window. With one fixed grid all of this is constant, so
+here windows are sorted by length once and every length is one batched attention. Normalisation
+and the doubling of a still image in time are folded into the patch convolution.
+
+Shapes: P patches and n tokens of one image (P = n * merge^2), C vision channels, N = V * n.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionTransformerPretrainedModel,
+)
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
+from transformers.vision_utils import get_vision_position_ids
+from transformers.vision_utils import get_vision_window_index
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What the image processor does to a pixel: (pixel * scale - mean) / std, per channel."""
+
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    scale: float = 1 / 255
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """``count`` attention windows of ``length`` patches each, from patch ``start`` on."""
+
+    start: int
+    count: int
+    length: int
+
+
+class FixedGridVision(nn.Module):
+    """transformers' vision tower with its weights, for V images of H x W pixels."""
+
+    def __init__(
+        self,
+        visual: Qwen2_5_VisionTransformerPretrainedModel,
+        num_images: int,
+        height: int,
+        width: int,
+        normalisation: Normalisation | None = None,
+    ) -> None:
+        """Share the tower's blocks and precompute everything that depends on the grid."""
+        super().__init__()
+        config = visual.config
+        self.pixels_per_token = config.patch_size * config.spatial_merge_size
+        if height % self.pixels_per_token or width % self.pixels_per_token:
+            raise ValueError(
+                f'image height and width must be multiples of {self.pixels_per_token}, '
+                f'found {height} x {width}'
+            )
+        self.num_images = num_images
+        self.grid_height = height // self.pixels_per_token
+        self.grid_width = width // self.pixels_per_token
+        self.patch_size = config.patch_size
+        self.blocks = visual.blocks
+        self.merger = visual.merger
+        self.full_attention = frozenset(config.fullatt_block_indexes)
+        weight, bias = _folded_patch_weight(visual, normalisation or Normalisation())
+        self.patch_weight = nn.Parameter(weight, requires_grad=False)   # (C, 3, patch, patch)
+        self.patch_bias = nn.Parameter(bias, requires_grad=False)       # (C,)
+        self._lay_out_grid(visual)
+
+    def _lay_out_grid(self, visual: Qwen2_5_VisionTransformerPretrainedModel) -> None:
+        config = visual.config
+        merge = config.spatial_merge_size
+        grid = torch.tensor([[1, self.grid_height * merge, self.grid_width * merge]])
+        token_order, bounds = get_vision_window_index(
+            grid, spatial_merge_size=merge, window_size=config.window_size,
+            patch_size=config.patch_size,
+        )
+        windows = [
+            token_order[start // merge**2:end // merge**2]
+            for start, end in itertools.pairwise(bounds.tolist())
+        ]
+        windows.sort(key=len, reverse=True)
+        token_order = torch.cat(windows)                                # (n,)
+        self.windows = _group_by_length([len(window) * merge**2 for window in windows])
+
+        positions = get_vision_position_ids(grid, merge)                # (P, 2): row, column
+        raster = positions[:, 0] * (self.grid_width * merge) + positions[:, 1]
+        cos, sin = visual.rotary_pos_emb(raster, positions)             # (P, C / heads)
+
+        def in_window_order(per_patch: torch.Tensor) -> torch.Tensor:
+            return per_patch.unflatten(0, (-1, merge**2))[token_order].flatten(0, 1)
+
+        self.register_buffer('patch_order', in_window_order(raster), persistent=False)
+        self.register_buffer('token_rank', torch.argsort(token_order), persistent=False)
+        self.register_buffer('cos', in_window_order(cos)[:, None], persistent=False)
+        self.register_buffer('sin', in_window_order(sin)[:, None], persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map uint8 [V, H, W, 3] to [N, D]: camera-major, then row, then column."""
+        pixels = images.to(self.patch_weight.dtype).permute(0, 3, 1, 2)
+        hidden = functional.conv2d(
+            pixels, self.patch_weight, self.patch_bias, stride=self.patch_size
+        )                                                               # (V, C, rows, columns)
+        hidden = hidden.flatten(2).transpose(1, 2)                      # (V, P, C)
+        hidden = hidden.index_select(1, self.patch_order)
+        one_window = (_Windows(0, 1, hidden.shape[1]),)
+        for index, block in enumerate(self.blocks):
+            windows = one_window if index in self.full_attention else self.windows
+            hidden = hidden + self._attend(block.attn, block.norm1(hidden), windows)
+            hidden = hidden + block.mlp(block.norm2(hidden))
+        tokens = self.merger(hidden).unflatten(0, (self.num_images, -1))    # (V, n, D)
+        return tokens.index_select(1, self.token_rank).flatten(0, 1)    # (N, D)
+
+    def _attend(
+        self,
+        attention: Qwen2_5_VLVisionAttention,
+        hidden: torch.Tensor,
+        windows: Sequence[_Windows],
+    ) -> torch.Tensor:
+        """Attend within each window: (V, P, C) -> (V, P, C)."""
+        heads, channels = attention.num_heads, attention.head_dim
+        qkv = attention.qkv(hidden).unflatten(2, (3, heads, channels))
+        query, key, value = qkv.unbind(2)                               # (V, P, heads, c) each
+        query = self._rotate(query) * attention.scaling
+        key = self._rotate(key)
+        outputs = []
+        for group in windows:
+            end = group.start + group.count * group.length
+            q, k, v = (
+                part[:, group.start:end]
+                .reshape(-1, group.length, heads, channels)
+                .transpose(1, 2)                                        # (V * count, heads, len, c)
+                for part in (query, key, value)
+            )
+            weights = torch.softmax(q @ k.transpose(-2, -1), dim=-1)
+            mixed = (weights @ v).transpose(1, 2)
+            outputs.append(mixed.reshape(self.num_images, end - group.start, -1))
+        return attention.proj(torch.cat(outputs, dim=1))
+
+    def _rotate(self, states: torch.Tensor) -> torch.Tensor:
+        return states * self.cos + rotate_half(states) * self.sin
+
+
+def _group_by_length(lengths: Sequence[int]) -> tuple[_Windows, ...]:
+    groups, start = [], 0
+    for length, members in itertools.groupby(lengths):
+        count = len(list(members))
+        groups.append(_Windows(start, count, length))
+        start += count * length
+    return tuple(groups)
+
+
+def _folded_patch_weight(
+    visual: Qwen2_5_VisionTransformerPretrainedModel, normalisation: Normalisation
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the 2-D convolution of raw pixels that equals normalise, double, convolve in 3-D."""
+    weight = visual.patch_embed.proj.weight.detach().double().sum(2)    # both instants are equal
+    mean = torch.tensor(normalisation.mean, dtype=torch.float64).view(1, 3, 1, 1)
+    std = torch.tensor(normalisation.std, dtype=torch.float64).view(1, 3, 1, 1)
+    bias = -(weight * mean / std).sum((1, 2, 3))
+    dtype = visual.patch_embed.proj.weight.dtype
+    return (weight * normalisation.scale / std).to(dtype), bias.to(dtype)

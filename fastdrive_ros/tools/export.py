@@ -1,0 +1,94 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`fastdrive export`: a Qwen2.5-VL checkpoint and a ReconPruner -> a model bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+_DESCRIPTION = """\
+Make a model bundle: four ONNX graphs, tokenizer, golden outputs and a manifest.
+
+The checkpoint is a Hugging Face folder of Qwen2_5_VLForConditionalGeneration, of any size. With
+a waypoint_head.safetensors in it the bundle has that head, without one an untrained head that
+leaves the plan to kinematic extrapolation. Every graph is compared with the torch model; when one
+differs, nothing is written. Needs the extra [train]: pip install 'fastdrive_ros[train]'.
+"""
+_EPILOG = """\
+example:
+  fastdrive nano /tmp/nano
+  fastdrive export --checkpoint /tmp/nano --out my_bundle
+  ros2 launch fastdrive_ros fastdrive.launch.py bundle:=my_bundle
+
+memory: about three times the checkpoint in fp32 (a 3B model wants 48 GB).
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = subparsers.add_parser(
+        'export',
+        help='make a model bundle from a Qwen2.5-VL checkpoint',
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        '--checkpoint', type=Path, required=True, metavar='DIR',
+        help='Hugging Face folder: config.json, *.safetensors, tokenizer',
+    )
+    parser.add_argument(
+        '--pruner', type=Path, metavar='FILE',
+        help='ReconPruner weights (default: recon_pruner.safetensors in the checkpoint)',
+    )
+    parser.add_argument(
+        '--out', type=Path, required=True, metavar='BUNDLE', help='folder to write'
+    )
+    parser.add_argument(
+        '--cameras', nargs='+', metavar='NAME',
+        help="camera names in the model's order (default: the six of nuScenes)",
+    )
+    parser.add_argument(
+        '--height', type=int, default=224,
+        help='rows of one picture, a multiple of 28 (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--width', type=int, default=392,
+        help='columns of one picture, a multiple of 28 (default: %(default)s)',
+    )
+    parser.add_argument('--name', help="the model's name (default: the name of the out folder)")
+    parser.add_argument(
+        '--force', action='store_true', help='replace the bundle that is at --out already'
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, print one line a step; return the exit code."""
+    from fastdrive_ros.learn.export import ExportRequest
+    from fastdrive_ros.learn.export import export_bundle
+    from fastdrive_ros.learn.nano import PRUNER_FILE
+    from fastdrive_ros.learn.prompt import SIX_CAMERAS
+
+    out = args.out.expanduser()
+    checkpoint = args.checkpoint.expanduser()
+    bundle = export_bundle(
+        ExportRequest(
+            checkpoint=checkpoint,
+            pruner=(args.pruner or checkpoint / PRUNER_FILE).expanduser(),
+            out=out,
+            name=args.name or out.resolve().name,
+            cameras=tuple(args.cameras or SIX_CAMERAS),
+            height=args.height,
+            width=args.width,
+            force=args.force,
+        ),
+        lambda line: print(line, flush=True),
+    )
+    size_mb = sum(entry['bytes'] for entry in bundle.manifest['files'].values()) / 1e6
+    print(f'{bundle.path}: {bundle.num_tokens} visual tokens of {bundle.hidden_size} channels, '
+          f'{size_mb:.1f} MB')
+    if not bundle.trained:
+        print('Not trained: ' + bundle.manifest['training'])
+    return 0
