@@ -92,12 +92,12 @@ def test_another_format(tmp_path: Path, content: str) -> None:
 
 
 def test_a_newer_format_asks_for_an_update(tiny_bundle_copy: Bundle) -> None:
-    with pytest.raises(BundleError, match='found 2.*newer than this fastdrive_ros: update it'):
+    with pytest.raises(BundleError, match='found 2.*newer than this fastdrive_ros: update that'):
         load_bundle(_rewrite(tiny_bundle_copy, format_version=2))
 
 
 def test_an_older_format_asks_for_a_new_export(tiny_bundle_copy: Bundle) -> None:
-    with pytest.raises(BundleError, match='found 0. Export the model again'):
+    with pytest.raises(BundleError, match='found 0. Make it again with `fastdrive export'):
         load_bundle(_rewrite(tiny_bundle_copy, format_version=0))
 
 

@@ -283,8 +283,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         newer = isinstance(version, int) and version > FORMAT_VERSION
         raise BundleError(
             f'expected format_version {FORMAT_VERSION} in {file}, found {version!r}. '
-            + ('The bundle is newer than this fastdrive_ros: update it, or e' if newer else 'E')
-            + f'xport the model again with `fastdrive export --checkpoint CHECKPOINT --out {path}`.'
+            + ('The bundle is newer than this fastdrive_ros: update that. ' if newer else '')
+            + _mend(path)
         )
     return manifest
 
