@@ -1,6 +1,6 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A path that cannot be opened as a bag -> the sentence that says what it is and how to mend it."""
+"""A path that is no usable bag -> the sentence that says what it is and how to mend it."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def _explain_file(file: Path) -> str:
             return _explain_mcap(file, _scan_mcap(stream))
     if magic == _SQLITE_MAGIC:
         return _explain_sqlite(file)
-    return (f'{file} is not a bag: expected a rosbag2 folder, an .mcap or a .db3 file, found a file '
-            f'that starts with {magic[:8]!r}')
+    return (f'{file} is not a bag: expected a rosbag2 folder, an .mcap or a .db3 file, found a '
+            f'file that starts with {magic[:8]!r}')
 
 
 @dataclass
@@ -127,8 +127,8 @@ def _explain_mcap(file: Path, scan: _McapScan) -> str:
                if encoding in ('protobuf', 'jsonschema', 'flatbuffer')}
     if foreign:
         name = next((name for name in foreign if 'Image' in name), next(iter(foreign)))
-        return (f'{file} is not a ROS 2 bag: schema {name} ({foreign[name]}), as Foxglove\'s '
-                'nuscenes2mcap writes it. ROS 2 cannot play it: make the bag from the data set '
+        return (f'{file} is not a ROS 2 bag: schema {name} ({foreign[name]}), as written by '
+                'nuscenes2mcap of Foxglove. ROS 2 cannot play it: make the bag from the data set '
                 'again with nuscenes_to_ros2bag (WATonomous), which writes sensor_msgs')
     if not scan.whole:
         megabytes = f'{scan.readable_bytes / 1e6:.1f} of {file.stat().st_size / 1e6:.1f} MB'
@@ -137,8 +137,8 @@ def _explain_mcap(file: Path, scan: _McapScan) -> str:
                 f'{megabytes}, {seconds:.1f} s of messages. Save them with `mcap recover {file} '
                 f'-o recovered.mcap`')
     if scan.profile != 'ros2':
-        return (f"{file} is not a ROS 2 bag: its MCAP profile is '{scan.profile}', expected 'ros2'; "
-                'record it with ros2 bag, or convert it with rosbags-convert')
+        return (f"{file} is not a ROS 2 bag: its MCAP profile is '{scan.profile}', expected "
+                "'ros2'; record it with ros2 bag, or convert it with rosbags-convert")
     return ''
 
 
@@ -150,7 +150,8 @@ def _explain_sqlite(file: Path) -> str:
         if not {'messages', 'topics'} <= tables:
             return (f'{file} is not a bag: a database without the tables messages and topics, '
                     f'found {", ".join(sorted(tables)) or "no table"}')
-        for (log_ns, _data) in connection.execute('SELECT timestamp, data FROM messages ORDER BY id'):
+        for log_ns, _data in connection.execute(
+                'SELECT timestamp, data FROM messages ORDER BY id'):
             first_ns = first_ns or log_ns
             last_ns = max(last_ns, log_ns)
             readable += 1

@@ -89,7 +89,7 @@ class Bag:
         self.topics: Mapping[str, Topic] = counts
         if not self._reader.message_count:
             self._reader.close()
-            raise BagError(f'{self.path} holds no message: was anything published while recording?')
+            raise BagError(f'{self.path} holds no message: was anything published meanwhile?')
 
     @property
     def start_ns(self) -> int:

@@ -195,8 +195,9 @@ def _camera_troubles(camera: str, facts: Mapping[str, Any]) -> list[str]:
         troubles.append(f"{camera}: camera_info says {_size(facts['camera_info'])}, the pictures "
                         f"are {_size(facts['size'])}")
     if abs(facts['log_after_stamp_ms']['p50']) > _OTHER_CLOCK_MS:
-        troubles.append(f"{camera}: header stamps are {facts['log_after_stamp_ms']['p50'] / 1e3:.1f}"
-                        ' s before the log times: another clock, and plans will be refused as old')
+        seconds = facts['log_after_stamp_ms']['p50'] / 1e3
+        troubles.append(f'{camera}: header stamps are {seconds:.1f} s before the log times: '
+                        'another clock, and plans will be refused as old')
     for name, words in (('stamps_zero', 'zero stamps'), ('stamps_back', 'stamps that go back'),
                         ('stamps_repeated', 'repeated stamps')):
         if facts[name]:

@@ -89,10 +89,10 @@ def _sentence(error: Exception) -> str | None:
     from fastdrive_ros.tools.live import LiveError
 
     if isinstance(error, (BagError, ConfigError, EngineError, LiveError)):
-        return ' '.join(str(error).split())
+        return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         return _missing_module(error.name.partition('.')[0])
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (f'the disk is full, nothing was kept of {error.filename or "the result"}: '
                 'make room or choose another folder')
     if isinstance(error, (PermissionError, FileNotFoundError, FileExistsError)):
@@ -105,7 +105,7 @@ def _missing_module(name: str) -> str | None:
         'rclpy': 'source a ROS 2 installation, or `make setup` for the wheels from PyPI',
         'torch': "pip install 'fastdrive_ros[train]'",
         'transformers': "pip install 'fastdrive_ros[train]'",
-        'matplotlib': "pip install 'fastdrive_ros[demo]'",
+        'matplotlib': "pip install 'fastdrive_ros[viz]'",
     }
     if name.endswith('_msgs'):
         name = 'rclpy'

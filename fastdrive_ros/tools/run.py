@@ -6,13 +6,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Mapping
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from fastdrive_ros.core.latency import LatencyWindow
 from fastdrive_ros.ros.messages import bag_classes
 from fastdrive_ros.ros.messages import cycle_message
 from fastdrive_ros.ros.messages import path_message
+from fastdrive_ros.tools.appearing import appearing
 from fastdrive_ros.tools.offline import Cycle
 from fastdrive_ros.tools.offline import OfflineDrive
 from fastdrive_ros.tools.options import add_settings_options
@@ -71,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         settings = check_settings(given_settings(args, bag))
         assembly = build_pipeline(settings, lambda progress: print(progress, file=sys.stderr))
         try:
-            with _appearing(args.out, args.force) as folder:
+            with appearing(args.out, args.force) as folder:
                 report = drive_to(folder, bag, assembly, settings, args.max_sets)
         finally:
             assembly.pipeline.close()
@@ -81,8 +79,9 @@ def run(args: argparse.Namespace) -> int:
 
 def drive_to(folder: Path, bag: Bag, assembly: Assembly, settings: Mapping[str, Any],
              max_sets: int | None = None) -> dict[str, Any]:
-    """Plan on a bag, write result/ and result.json into ``folder``, return what the JSON says."""
+    """Plan on a bag, make ``folder`` with result/ and result.json, return what the JSON says."""
     drive = OfflineDrive(bag, assembly, settings)
+    folder.mkdir()
     latency = LatencyWindow(1_000_000)
     cycles = []
     with BagWriter(folder / 'result') as writer:
@@ -160,22 +159,6 @@ def _check_out(out: Path, force: bool) -> None:
     if not (out / RESULT_JSON).is_file():
         raise ConfigError(f'{out} is not a result of `fastdrive run` (no {RESULT_JSON}): it is not '
                           'replaced, choose another --out')
-
-
-@contextmanager
-def _appearing(out: Path, force: bool) -> Iterator[Path]:
-    """Give a folder to write into, which becomes ``out`` at the end, or vanishes on any error."""
-    import os
-
-    partial = out.with_name(f'{out.name}.{os.getpid()}.partial')
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if force and out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _with_progress(cycles: Iterator[Cycle], bag: Bag) -> Iterator[Cycle]:
