@@ -75,52 +75,90 @@ def _camera_topic(name: str) -> Parameter:
 
 
 PARAMETERS = (
-    Parameter('bundle', '', 'Model bundle folder (made by `fastdrive export`). Empty: engines/nano, '
-              'the small untrained sample.'),
-    Parameter('backend', 'auto', 'What runs the graphs; auto takes the best that works and says why.',
+    Parameter('bundle', '',
+              'Model bundle folder (made by `fastdrive export`). Empty: engines/nano, the '
+              'small untrained sample.'),
+    Parameter('backend', 'auto',
+              'What runs the graphs; auto takes the best that works and says why.',
               choices=('auto', 'onnxruntime', 'tensorrt', 'tensorrt_rtx')),
-    Parameter('engine_cache_dir', '', 'Where built engines are kept. Empty: ~/.cache/fastdrive_ros.'),
-    Parameter('num_threads', 0, 'CPU threads of one graph (onnxruntime). 0: all cores.', 0, 256),
-    Parameter('decode_threads', 2, 'Threads that decode and resize camera images.', 1, 64),
-    Parameter('fuse_perception', False, 'Run encoder and pruner as one graph: less copying on a GPU, '
-              'but encode and prune are then timed together.'),
+    Parameter('engine_cache_dir', '',
+              'Where built engines are kept. Empty: ~/.cache/fastdrive_ros.'),
+    Parameter('num_threads', 0,
+              'CPU threads of one graph (onnxruntime). 0: all cores.',
+              0, 256),
+    Parameter('decode_threads', 2,
+              'Threads that decode and resize camera images.',
+              1, 64),
+    Parameter('fuse_perception', False,
+              'Run encoder and pruner as one graph: less copying on a GPU, but encode and '
+              'prune are then timed together.'),
     *(_camera_topic(name) for name in NUSCENES_CAMERAS),
-    Parameter('image_transport', 'compressed', 'Type of the camera topics: sensor_msgs/CompressedImage '
-              'or sensor_msgs/Image.', choices=('compressed', 'raw')),
-    Parameter('odometry_topic', '/odom', 'nav_msgs/Odometry of the vehicle.'),
-    Parameter('output_frame', 'map', 'Frame of the trajectory: map (the odometry\'s own frame) or '
-              'base_link (the vehicle at the stamp).', choices=('map', 'base_link')),
-    Parameter('keep_ratio', 0.5, 'Share of visual tokens the planner gets.', 0.01, 1.0, live=True),
-    Parameter('max_rate_hz', 0.0, 'Most plans a second; sets beyond it are counted as rate_limited. '
-              '0: as fast as sets come.', 0.0, 1000.0, live=True),
-    Parameter('max_frame_age_ms', 500.0, 'A plan from older pictures is not published.',
+    Parameter('image_transport', 'compressed',
+              'Type of the camera topics: sensor_msgs/CompressedImage or sensor_msgs/Image.',
+              choices=('compressed', 'raw')),
+    Parameter('odometry_topic', '/odom',
+              'nav_msgs/Odometry of the vehicle.'),
+    Parameter('output_frame', 'map',
+              "Frame of the trajectory: map (the odometry's own frame) or base_link (the "
+              'vehicle at the stamp).',
+              choices=('map', 'base_link')),
+    Parameter('keep_ratio', 0.5,
+              'Share of visual tokens the planner gets.',
+              0.01, 1.0, live=True),
+    Parameter('max_rate_hz', 0.0,
+              'Most plans a second; sets beyond it are counted as rate_limited. 0: as fast as '
+              'sets come.',
+              0.0, 1000.0, live=True),
+    Parameter('max_frame_age_ms', 500.0,
+              'A plan from older pictures is not published.',
               1.0, 60000.0, live=True),
-    Parameter('max_odometry_age_ms', 600.0, 'Odometry older than this at the set\'s stamp is stale '
-              '(recorded odometry comes in bursts of up to 0.5 s).', 1.0, 60000.0, live=True),
-    Parameter('sync.window_ms', 48.0, 'Largest stamp spread inside one sweep (nuScenes: 42.6).',
+    Parameter('max_odometry_age_ms', 600.0,
+              "Odometry older than this at the set's stamp is stale (recorded odometry comes "
+              'in bursts of up to 0.5 s).',
+              1.0, 60000.0, live=True),
+    Parameter('sync.window_ms', 48.0,
+              'Largest stamp spread inside one sweep (nuScenes: 42.6).',
               0.1, 1000.0, live=True),
-    Parameter('sync.deadline_ms', 75.0, 'Wait this long after the first frame of a sweep, then go on '
-              'with the cameras that came.', 0.1, 5000.0, live=True),
-    Parameter('sync.max_missing_cameras', 2, 'Sweeps missing more cameras are dropped.', 0, 64,
+    Parameter('sync.deadline_ms', 75.0,
+              'Wait this long after the first frame of a sweep, then go on with the cameras '
+              'that came.',
+              0.1, 5000.0, live=True),
+    Parameter('sync.max_missing_cameras', 2,
+              'Sweeps missing more cameras are dropped.',
+              0, 64, live=True),
+    Parameter('sync.required_cameras', [''],
+              'Cameras without which no plan is made.',
               live=True),
-    Parameter('sync.required_cameras', [''], 'Cameras without which no plan is made.', live=True),
-    Parameter('limits.max_speed_mps', 40.0, 'Refuse plans faster than this.', 0.1, 150.0, live=True),
-    Parameter('limits.max_acceleration_mps2', 8.0, 'Refuse plans that accelerate or brake harder.',
+    Parameter('limits.max_speed_mps', 40.0,
+              'Refuse plans faster than this.',
+              0.1, 150.0, live=True),
+    Parameter('limits.max_acceleration_mps2', 8.0,
+              'Refuse plans that accelerate or brake harder.',
               0.1, 50.0, live=True),
-    Parameter('limits.max_curvature_1pm', 0.35, 'Refuse plans that turn tighter (1 / radius).',
+    Parameter('limits.max_curvature_1pm', 0.35,
+              'Refuse plans that turn tighter (1 / radius).',
               0.001, 10.0, live=True),
-    Parameter('limits.max_start_error_m', 2.0, 'Refuse plans whose first waypoint is further than this '
-              'from where the vehicle is heading.', 0.01, 100.0, live=True),
-    Parameter('limits.max_reverse_m', 2.0, 'Refuse plans that lead further backwards.', 0.01, 100.0,
-              live=True),
-    Parameter('diagnostics.period_s', 1.0, 'Time between two /diagnostics messages.', 0.05, 60.0),
-    Parameter('diagnostics.window_cycles', 100, 'Cycles that the latency percentiles cover.', 2, 100000),
-    Parameter('diagnostics.max_allowed_processing_time_ms', 200.0, 'A slower cycle is a deadline miss '
-              '(WARN).', 1.0, 60000.0, live=True),
-    Parameter('diagnostics.max_acceptable_consecutive_delay_ms', 1000.0, 'Slow for longer than this '
-              'without a break is an ERROR.', 1.0, 600000.0, live=True),
-    Parameter('autostart', True, 'Configure and activate by itself; false leaves that to a lifecycle '
-              'manager.'),
+    Parameter('limits.max_start_error_m', 2.0,
+              'Refuse plans whose first waypoint is further than this from where the vehicle '
+              'is heading.',
+              0.01, 100.0, live=True),
+    Parameter('limits.max_reverse_m', 2.0,
+              'Refuse plans that lead further backwards.',
+              0.01, 100.0, live=True),
+    Parameter('diagnostics.period_s', 1.0,
+              'Time between two /diagnostics messages.',
+              0.05, 60.0),
+    Parameter('diagnostics.window_cycles', 100,
+              'Cycles that the latency percentiles cover.',
+              2, 100000),
+    Parameter('diagnostics.max_allowed_processing_time_ms', 200.0,
+              'A slower cycle is a deadline miss (WARN).',
+              1.0, 60000.0, live=True),
+    Parameter('diagnostics.max_acceptable_consecutive_delay_ms', 1000.0,
+              'Slow for longer than this without a break is an ERROR.',
+              1.0, 600000.0, live=True),
+    Parameter('autostart', True,
+              'Configure and activate by itself; false leaves that to a lifecycle manager.'),
 )
 TABLE = {parameter.name: parameter for parameter in PARAMETERS}
 
@@ -151,7 +189,7 @@ def check_settings(given: Mapping[str, Any]) -> dict[str, Value]:
 
 def read_params_file(path: Path) -> dict[str, Any]:
     """
-    Read a ROS 2 parameter YAML into ``{dotted name: value}``, whatever node name it is filed under.
+    Read a ROS 2 parameter YAML into ``{dotted name: value}``, whatever node it is under.
 
     Raises ConfigError when it is missing, not YAML or not in ROS 2's form.
     """
@@ -231,8 +269,8 @@ def share_dir() -> Path:
     for candidate in candidates:
         if (candidate / 'config' / 'presets').is_dir():
             return candidate
-    raise ConfigError('the config/ folder of fastdrive_ros was not found beside the package nor in '
-                      f'{candidates[1]}: install it with colcon build or pip install')
+    raise ConfigError('the config/ folder of fastdrive_ros was not found beside the package nor '
+                      f'in {candidates[1]}: install it with colcon build or pip install')
 
 
 def bundle_path(settings: Mapping[str, Any]) -> Path:

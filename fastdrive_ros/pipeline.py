@@ -38,7 +38,7 @@ from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.engine import EngineError
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """Ends a cycle early; carries the refusal."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -102,7 +102,7 @@ class Pipeline:
             cycle.kept = self._perceive(cycle, settings.keep_ratio)
             self._plan(cycle, settings.limits)
             self._check_age(frame_set, now_ns, settings)
-        except _Refused as refused:
+        except _RefusedError as refused:
             refusal = refused.refusal
         except EgoError as error:
             refusal = Refusal(error.reason, str(error))
@@ -120,14 +120,15 @@ class Pipeline:
                    settings: PipelineSettings) -> None:
         age_ms = (now_ns() - frame_set.stamp_ns) / 1e6
         if age_ms > settings.max_frame_age_ms:
-            hint = ('the clock and the stamps are of different days: set use_sim_time and play the '
-                    'bag with --clock' if age_ms > 3.6e6 else
+            hint = ('the clock and the stamps are of different days: set use_sim_time and play '
+                    'the bag with --clock' if age_ms > 3.6e6 else
                     'the computer or the link is too slow, or raise max_frame_age_ms')
-            raise _Refused('frame_too_old', f'pictures are {age_ms:.0f} ms old, allowed are '
-                           f'{settings.max_frame_age_ms:.0f} ms ({hint})')
+            raise _RefusedError('frame_too_old', f'pictures are {age_ms:.0f} ms old, allowed are '
+                                f'{settings.max_frame_age_ms:.0f} ms ({hint})')
         if age_ms < -settings.max_frame_age_ms:
-            raise _Refused('frame_from_future', f'pictures are stamped {-age_ms:.0f} ms after now: '
-                           'synchronise the clocks of cameras and computer (or use_sim_time)')
+            raise _RefusedError('frame_from_future', f'pictures are stamped {-age_ms:.0f} ms '
+                                'after now: synchronise the clocks of cameras and computer (or '
+                                'use_sim_time)')
 
     def _preprocess(self, cycle: _Cycle, settings: PipelineSettings) -> CameraBatch:
         batch, stage_ms = self._preprocessor.run(cycle.frame_set)
@@ -137,10 +138,10 @@ class Pipeline:
         if required or len(absent) > settings.max_missing_cameras or not batch.present.any():
             why = '; '.join(f'{name}: {error}' for name, error in batch.errors.items())
             cycle.batch = batch
-            raise _Refused('too_few_cameras', f'no usable picture of {", ".join(absent)}; at most '
-                           f'{settings.max_missing_cameras} may miss'
-                           + (f', {", ".join(required)} never' if required else '')
-                           + (f' ({why})' if why else ''))
+            raise _RefusedError('too_few_cameras', f'no usable picture of {", ".join(absent)}; '
+                                f'at most {settings.max_missing_cameras} may miss'
+                                + (f', {", ".join(required)} never' if required else '')
+                                + (f' ({why})' if why else ''))
         return batch
 
     def _perceive(self, cycle: _Cycle, keep_ratio: float) -> KeptTokens:
@@ -170,7 +171,7 @@ class Pipeline:
                                          output.waypoints)
             refusal = check(trajectory, cycle.ego, limits)
         if refusal:
-            raise _Refused(refusal.reason, refusal.detail)
+            raise _RefusedError(refusal.reason, refusal.detail)
         cycle.trajectory = trajectory
 
     def _num_tokens(self, batch: CameraBatch) -> int:
@@ -179,7 +180,8 @@ class Pipeline:
     def _result(self, cycle: _Cycle, refusal: Refusal | None,
                 now_ns: Callable[[], int]) -> PlanResult:
         frame_set, batch = cycle.frame_set, cycle.batch
-        there = batch.present if batch else [name in frame_set.frames for name in frame_set.cameras]
+        cameras = frame_set.cameras
+        there = batch.present if batch else [name in frame_set.frames for name in cameras]
         errors: Mapping[str, FrameError] = batch.errors if batch else {}
         return PlanResult(
             stamp_ns=frame_set.stamp_ns,
@@ -188,8 +190,8 @@ class Pipeline:
             ego=cycle.ego,
             kept=cycle.kept,
             images=batch.images if batch else None,
-            present=tuple(c for c, there_c in zip(frame_set.cameras, there) if there_c),
-            missing=tuple(c for c, there_c in zip(frame_set.cameras, there) if not there_c),
+            present=tuple(camera for camera, is_there in zip(cameras, there) if is_there),
+            missing=tuple(camera for camera, is_there in zip(cameras, there) if not is_there),
             frame_errors=errors,
             num_tokens=self._num_tokens(batch) if batch else 0,
             stage_ms=cycle.timer.stage_ms,

@@ -100,9 +100,9 @@ class LiveRig:
         self.spin()
         publishers = (*self.cameras.values(), self.odometry)
         wait_for(lambda: all(p.get_subscription_count() for p in publishers),
-                 'the node\'s subscriptions')
+                 "the node's subscriptions")
         wait_for(lambda: self.rig.count_publishers('/fastdrive/output/trajectory'),
-                 'the node\'s publishers')
+                 "the node's publishers")
         return self
 
     def spin(self) -> None:

@@ -51,7 +51,7 @@ def test_a_camera_dead_from_the_start_is_declared(live: LiveRig) -> None:
     cycle = live.next_cycle(missing=('CAM_BACK',))
     assert cycle.status[0].level == WARN
     assert cycle.status[0].message == 'plan published without CAM_BACK'
-    status = wait_for(lambda: live.status('cameras/CAM_BACK'), 'the camera\'s status')
+    status = wait_for(lambda: live.status('cameras/CAM_BACK'), "the camera's status")
     assert status.level == ERROR and status.message == 'NotReceived'
 
 

@@ -80,7 +80,7 @@ def test_a_broken_jpeg_counts_as_a_missing_camera_with_its_reason(assembly: Asse
 
 def test_too_many_broken_pictures_refuse_the_cycle(assembly: Assembly) -> None:
     cameras = assembly.bundle.cameras
-    result = run(assembly, data={camera: CUT for camera in cameras[:3]})
+    result = run(assembly, data=dict.fromkeys(cameras[:3], CUT))
     assert result.trajectory is None
     assert result.refusal.reason == 'too_few_cameras'
     assert 'at most 2 may miss' in result.refusal.detail

@@ -23,7 +23,8 @@ def parameter_table() -> str:
     for row in PARAMETERS:
         allowed = ', '.join(row.choices) or (
             f'{row.minimum:g} .. {row.maximum:g}' if row.minimum is not None else '')
-        rows.append(f"| `{row.name}` | `{row.default!r}` | {allowed} | {'yes' if row.live else ''} "
+        live = 'yes' if row.live else ''
+        rows.append(f'| `{row.name}` | `{row.default!r}` | {allowed} | {live} '
                     f'| {row.description} |')
     return '\n'.join(rows) + '\n'
 

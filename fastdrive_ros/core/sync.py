@@ -34,6 +34,10 @@ _JUMP_NS = 1_000_000_000
 # Sweeps in a row that a camera must miss before nobody waits for it.
 _MISSED_UNTIL_DEAD = 5
 _MAX_PENDING = 8
+# A camera whose stamps are further off than a sweep of a slow rig (2 Hz) has another clock.
+_OTHER_TIME_NS = 500_000_000
+# After a pause this long the rig has to be seen in step again before a partial sweep is believed.
+_PAUSE_NS = 10_000_000_000
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,8 @@ class FrameSynchronizer:
         self._phases = SweepPhases()
         self._pending: list[_Sweep] = []  # earliest stamp first
         self._last_left: Mapping[str, int] = {}
+        self._in_step = False
+        """Whether a sweep with every live camera has left since the start or the last pause."""
 
     def _drop_all(self, reason: str) -> None:
         for sweep in self._pending:
@@ -269,30 +275,42 @@ class FrameSynchronizer:
         for name in self.cameras:
             if name not in sweep.frames:
                 self._seen[name].missed += 1
-        # Two cameras out of phase can open two sweeps at one stamp: only the first can leave.
-        repeats = self._last_left and sweep.stamp_ns <= min(self._last_left.values())
-        if repeats or not self._may_leave(sweep):
-            self._drop(sweep, 'incomplete_set')
+        if reason := self._reason_to_stay(sweep):
+            self._drop(sweep, reason)
             self.set_counts['refused'] += 1
             return []
+        if all(name in sweep.frames or not seen.alive for name, seen in self._seen.items()):
+            self._phases.learn(sweep.stamps, self._config.phase_tolerance_ns)
+            self._in_step = True
         left: list[FrameSet] = []
         while self._pending and self._pending[0].stamp_ns < sweep.stamp_ns:
             left += self._settle(self._pending[0], now_ns)
-        if all(name in sweep.frames or not seen.alive for name, seen in self._seen.items()):
-            self._phases.learn(sweep.stamps, self._config.phase_tolerance_ns)
         self._last_left = sweep.stamps
         frame_set = FrameSet(self.cameras, sweep.frames, now_ns)
         self.set_counts['partial' if frame_set.missing else 'whole'] += 1
         return [*left, frame_set]
 
-    def _may_leave(self, sweep: _Sweep) -> bool:
-        """Tell whether enough cameras came, and whether their time can be believed."""
+    def _reason_to_stay(self, sweep: _Sweep) -> str:
+        """Return '' when enough cameras came and their time can be believed, else the reason."""
         missing = set(self.cameras) - set(sweep.frames)
         if len(missing) > self._config.max_missing_cameras or (
                 missing & set(self._config.required_cameras)):
-            return False
+            return 'incomplete_set'
+        last_left_ns = min(self._last_left.values(), default=None)
+        if last_left_ns is not None:
+            # Two cameras out of phase can open two sweeps at one stamp: only the first can leave.
+            if sweep.stamp_ns <= last_left_ns:
+                return 'incomplete_set'
+            if sweep.stamp_ns - last_left_ns > _PAUSE_NS:
+                self._in_step = False
         others_ns = [seen.last_ns for name, seen in self._seen.items()
                      if name in missing and seen.alive and seen.last_ns is not None]
+        # A camera that sends, but never at the time of the others, is not lost: the rig is not
+        # synchronised, and that has to be mended rather than driven with.
+        if not self._in_step and any(
+                abs(stamp_ns - sweep.stamp_ns) > _OTHER_TIME_NS for stamp_ns in others_ns):
+            return 'unsynchronised'
         # One camera alone cannot move the clock: every later set would be late.
-        alone = len(sweep.frames) == 1 and others_ns
-        return not (alone and sweep.stamp_ns - max(others_ns) > _JUMP_NS)
+        if others_ns and len(sweep.frames) == 1 and sweep.stamp_ns - max(others_ns) > _JUMP_NS:
+            return 'incomplete_set'
+        return ''

@@ -96,7 +96,8 @@ class FrameSet:
         """Refuse an empty set and cameras nobody expected."""
         unknown = set(self.frames) - set(self.cameras)
         if not self.frames or unknown:
-            raise ValueError(f'a frame set needs frames of {self.cameras}, found {list(self.frames)}')
+            raise ValueError(
+                f'a frame set needs frames of {self.cameras}, found {list(self.frames)}')
 
     @property
     def stamp_ns(self) -> int:

@@ -150,7 +150,8 @@ class Diagnostics:
                     self._slow_since_s = now_s
 
     def statuses(self, active: bool, counts: IntakeCounts | None,
-                 cameras: Mapping[str, TopicMonitor], odometry: TopicMonitor | None) -> list[Status]:
+                 cameras: Mapping[str, TopicMonitor],
+                 odometry: TopicMonitor | None) -> list[Status]:
         """Return every DiagnosticStatus of this moment."""
         with self._lock:
             level, message = self._load

@@ -63,7 +63,7 @@ class Inputs:
         return ', '.join(topics)
 
     def inspect_graph(self) -> None:
-        """Notice publishers that can never reach us: DDS itself says nothing about a wrong type."""
+        """Notice publishers that can never reach us: DDS says nothing about a wrong type."""
         for monitor in (*self.cameras.values(), self.odometry):
             wanted = self._types[monitor.topic]
             found = {info.topic_type for info in self._node.get_publishers_info_by_topic(
@@ -85,8 +85,8 @@ class Inputs:
                                  f'({event.last_policy_kind}): use qos_overrides')
             self._node.get_logger().error(monitor.wrong_qos)
 
-        self._types[monitor.topic] = '{0}/{1}/{2}'.format(
-            *message_type.__module__.split('.')[:2], message_type.__name__)
+        package, kind = message_type.__module__.split('.')[:2]
+        self._types[monitor.topic] = f'{package}/{kind}/{message_type.__name__}'
         self._subscriptions.append(self._node.create_subscription(
             message_type, monitor.topic, callback, qos,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),

@@ -98,10 +98,11 @@ def make_status(classes: MessageClasses, name: str, level: int, message: str,
                 values: Mapping[str, Any], hardware_id: str) -> Any:
     """Return diagnostic_msgs/DiagnosticStatus; numbers are written with six significant digits."""
     key_value = classes.make('diagnostic_msgs/msg/KeyValue')
+    texts = {key: f'{value:.6g}' if isinstance(value, float) else str(value)
+             for key, value in values.items()}
     return classes.make('diagnostic_msgs/msg/DiagnosticStatus')(
         level=classes.level(level), name=name, message=message, hardware_id=hardware_id,
-        values=[key_value(key=key, value=f'{value:.6g}' if isinstance(value, float) else str(value))
-                for key, value in values.items()])
+        values=[key_value(key=key, value=text) for key, text in texts.items()])
 
 
 def cycle_message(classes: MessageClasses, result: PlanResult, stage_ms: Mapping[str, float],

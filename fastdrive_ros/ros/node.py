@@ -63,7 +63,7 @@ class PlannerNode(LifecycleNode):
     """Six camera topics and odometry in, trajectory and diagnostics out."""
 
     def __init__(self, **kwargs: Any) -> None:
-        """Declare the parameters and start the heartbeat; raises ConfigError on a bad parameter."""
+        """Declare the parameters and start the heartbeat; raises ConfigError on a bad one."""
         super().__init__('fastdrive', automatically_declare_parameters_from_overrides=True,
                          **kwargs)
         self.settings = declare_parameters(self)
@@ -309,7 +309,7 @@ class _Loading(threading.Thread):
         """Load; whatever goes wrong is raised again by ``result``."""
         try:
             self._assembly = build_pipeline(self._settings, self._note)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (raised again by result)
             self._error = error
         finally:
             self.finished.set()

@@ -1,6 +1,6 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""config.PARAMETERS as ROS parameters: declared, described, ranged, and checked on every change."""
+"""config.PARAMETERS as ROS parameters: declared, described, ranged, checked on every change."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def declare_parameters(node: Node) -> dict[str, Any]:
     for name in given:
         node.undeclare_parameter(name)
     for name, value in settings.items():
-        node.declare_parameter(name, value, _descriptor(find_parameter(name)), ignore_override=True)
+        node.declare_parameter(name, value, _descriptor(find_parameter(name)),
+                               ignore_override=True)
     return settings
 
 
