@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import numpy as np
 
 # In data-flow order. 'convert' and 'sync' happen before Pipeline.run, 'publish' after it;
-# end_to_end runs from the first camera's arrival to the last output published.
-STAGES = ('convert', 'sync', 'decode', 'preprocess', 'encode', 'prune', 'plan', 'postprocess',
-          'publish', 'end_to_end')
+# 'prefill' is inside 'plan'; end_to_end runs from the first camera's arrival to the plan published.
+STAGES = ('convert', 'sync', 'decode', 'preprocess', 'encode', 'prune', 'plan', 'prefill',
+          'postprocess', 'publish', 'end_to_end')
 
 
 class StageTimer:

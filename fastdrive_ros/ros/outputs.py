@@ -57,7 +57,7 @@ class Outputs:
                            else 'std_msgs/msg/Float64')
         self._stage_stamped = stamped
         self._stages = {stage: self._float_publisher(f'~/debug/processing_time/{stage}_ms')
-                        for stage in (*STAGES, 'prefill')}
+                        for stage in STAGES}
         self._processing_time = self._float_publisher('~/debug/processing_time_ms')
         self._pipeline_latency = self._float_publisher('~/debug/pipeline_latency_ms')
 
