@@ -174,9 +174,10 @@ class PlannerNode(LifecycleNode):
             try:
                 self._cycle(intake, frame_set)
             except Exception as error:  # the one thread that plans must say so when it dies
-                if self.context.ok():
-                    self.get_logger().fatal(f'planning stopped: {type(error).__name__}: {error}')
-                    self._diagnostics.unloaded(ERROR, f'planning stopped: {error!r}')
+                if not self.context.ok():
+                    return  # told to stop while it was publishing
+                self.get_logger().fatal(f'planning stopped: {type(error).__name__}: {error}')
+                self._diagnostics.unloaded(ERROR, f'planning stopped: {error!r}')
                 raise
 
     def _cycle(self, intake: Intake, frame_set: FrameSet) -> None:
