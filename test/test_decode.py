@@ -274,6 +274,7 @@ def test_rgb8_is_not_copied_and_spare_bytes_are_harmless():
     (('rgb8', 0, 4, 12, 48), 'zero_size', '4x0'),
     (('rgb8', 4, 0, 12, 48), 'zero_size', '0x4'),
     (('uyvy', 4, 3, 6, 24), 'bad_size', 'uyvy cannot be 3x4'),
+    (('bayer_rggb8', 2, 8, 8, 16), 'bad_size', 'bayer_rggb8 cannot be 8x2'),
     (('mono16', 4, 4, 8, 32), 'unknown_encoding', "'mono16' is not one of rgb8"),
     (('16UC1', 4, 4, 8, 32), 'unknown_encoding', "'16UC1'"),
     (('', 4, 4, 8, 32), 'unknown_encoding', "''"),

@@ -197,6 +197,10 @@ def _decode_raw(image: RawImage) -> np.ndarray:
     height, width, step = image.height, image.width, image.step
     if height < 1 or width < 1:
         raise FrameError('zero_size', f'the picture is {width}x{height} pixels')
+    # OpenCV 4.5 reads past the end of an odd yuv row; a mosaic below 3x3 comes out black.
+    if pixel_bytes == 2 and width % 2 or 'bayer' in image.encoding and min(height, width) < 3:
+        raise FrameError('bad_size', f'{image.encoding} cannot be {width}x{height} pixels '
+                         '(yuv422 needs an even width, bayer at least 3x3)')
     if step < width * pixel_bytes:
         raise FrameError('bad_step', f'step must be at least width x {pixel_bytes} bytes = '
                          f'{width * pixel_bytes} for {image.encoding}, found {step}')
@@ -205,13 +209,7 @@ def _decode_raw(image: RawImage) -> np.ndarray:
                          f'{height * step} bytes, found {image.data.size}')
     rows = image.data[:height * step].reshape(height, step)
     pixels = rows[:, :width * pixel_bytes].reshape(height, width, pixel_bytes)  # still a view
-    if conversion is None:
-        return pixels
-    try:
-        return cv2.cvtColor(pixels, conversion)
-    except cv2.error as error:
-        raise FrameError('bad_size', f'{image.encoding} cannot be {width}x{height} pixels '
-                         '(yuv422 and bayer need even sides)') from error
+    return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
 
 
 def _check_pixels(height: int, width: int) -> None:
