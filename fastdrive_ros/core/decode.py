@@ -197,7 +197,7 @@ def _decode_raw(image: RawImage) -> np.ndarray:
     height, width, step = image.height, image.width, image.step
     if height < 1 or width < 1:
         raise FrameError('zero_size', f'the picture is {width}x{height} pixels')
-    # OpenCV 4.5 reads past the end of an odd yuv row; a mosaic below 3x3 comes out black.
+    # OpenCV 4.5 takes an odd yuv row without a word; any turns a mosaic below 3x3 black.
     if pixel_bytes == 2 and width % 2 or 'bayer' in image.encoding and min(height, width) < 3:
         raise FrameError('bad_size', f'{image.encoding} cannot be {width}x{height} pixels '
                          '(yuv422 needs an even width, bayer at least 3x3)')
