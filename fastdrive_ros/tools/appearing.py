@@ -13,7 +13,7 @@ from pathlib import Path
 
 @contextmanager
 def appearing(out: Path, replace: bool = False) -> Iterator[Path]:
-    """Give the path to make a folder at; it becomes ``out`` at the end, or vanishes on any error."""
+    """Give the path to make a folder at; it becomes ``out`` at the end, or vanishes on error."""
     staging = out.with_name(f'{out.name}.{os.getpid()}.partial')
     staging.mkdir(parents=True)
     try:

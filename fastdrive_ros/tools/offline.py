@@ -58,9 +58,10 @@ class OfflineDrive:
         if not self._camera_of:
             found = [f'{topic} is {bag.topics[topic].type}' for topic in topics.values()
                      if topic in bag.topics]
-            raise BagError(f'{bag.path} has none of the camera topics {", ".join(topics.values())} '
-                           f'of type {image_type} ({"; ".join(found) or "absent"}): '
-                           f'`fastdrive inspect {bag.path}` says which preset fits')
+            raise BagError(f'{bag.path} has none of the camera topics '
+                           f'{", ".join(topics.values())} of type {image_type} '
+                           f'({"; ".join(found) or "absent"}): which preset fits, says '
+                           f'`fastdrive inspect {bag.path}`')
         odometry = bag.topics.get(self._odometry_topic)
         if odometry is not None and odometry.type != ODOMETRY_TYPE:
             raise BagError(f'{self._odometry_topic} is {odometry.type}, expected {ODOMETRY_TYPE}: '

@@ -37,8 +37,8 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb."""
     parser = subparsers.add_parser(
         'replay', help='play a bag through the live node', epilog=_EPILOG,
-        description='Start the planner node, play a bag to it over DDS with /clock, and print what '
-        'it published, what it refused and how long every stage took.',
+        description='Start the planner node, play a bag to it over DDS with /clock, and print '
+        'what it published, what it refused and how long every stage took.',
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('bag', type=Path, metavar='BAG', help='rosbag2 folder, .mcap or .db3 file')
     parser.add_argument('--rate', type=float, default=1.0, help='speed (default: %(default)s)')

@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fastdrive_ros import __version__
 from fastdrive_ros.assemble import Assembly
 from fastdrive_ros.assemble import build_pipeline
@@ -112,8 +114,8 @@ def cycle_record(cycle: Cycle) -> dict[str, Any]:
     return {
         'stamp_ns': result.stamp_ns,
         'log_ns': cycle.log_ns,
-        'waypoints': (None if trajectory is None else
-                      [[round(value, 6) for value in row] for row in trajectory.waypoints.tolist()]),
+        'waypoints': (None if trajectory is None
+                      else np.round(trajectory.waypoints, 6).tolist()),
         'refusal': refusal and {'reason': refusal.reason, 'detail': refusal.detail},
         'missing_cameras': list(result.missing),
         'frame_errors': {camera: error.reason for camera, error in result.frame_errors.items()},
@@ -155,10 +157,11 @@ def _check_out(out: Path, force: bool) -> None:
     if not out.exists():
         return
     if not force:
-        raise ConfigError(f'{out} is there already: choose another --out, or --force to replace it')
+        raise ConfigError(f'{out} is there already: choose another --out, or replace it with '
+                          '--force')
     if not (out / RESULT_JSON).is_file():
-        raise ConfigError(f'{out} is not a result of `fastdrive run` (no {RESULT_JSON}): it is not '
-                          'replaced, choose another --out')
+        raise ConfigError(f'{out} is not a result of `fastdrive run` (no {RESULT_JSON}): it is '
+                          'not replaced, choose another --out')
 
 
 def _with_progress(cycles: Iterator[Cycle], bag: Bag) -> Iterator[Cycle]:
@@ -178,9 +181,9 @@ def _with_progress(cycles: Iterator[Cycle], bag: Bag) -> Iterator[Cycle]:
 def _print(report: Mapping[str, Any], out: Path) -> None:
     summary = report['summary']
     sets = summary['sets']
-    print(f"{sets['whole']} whole sets, {sets['partial']} partial, {sets['refused']} refused by the "
-          f"synchroniser; {summary['plans']} plans, {summary['plans_without_a_camera']} of them "
-          'without a camera')
+    print(f"{sets['whole']} whole sets, {sets['partial']} partial, {sets['refused']} refused by "
+          f"the synchroniser; {summary['plans']} plans, {summary['plans_without_a_camera']} of "
+          'them without a camera')
     for reason, count in summary['refusals'].items():
         detail = next(cycle['refusal']['detail'] for cycle in report['cycles']
                       if cycle['refusal'] and cycle['refusal']['reason'] == reason)

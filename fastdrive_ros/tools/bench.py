@@ -1,0 +1,70 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+`fastdrive bench`: tables for people, then one line of JSON.
+
+    preprocess   six 1600x900 JPEGs -> the encoder's input, against the plain way
+    node         the live node over DDS on the looped sample bag: stages, overhead, queue, pruning
+    memory       resident memory of the live node over minutes
+    all          all of them
+
+Every figure names its protocol: frames, tokens, backend, threads and processor are in the JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from fastdrive_ros import __version__
+from fastdrive_ros.tools.live import cpu_name
+
+_EPILOG = """\
+examples:
+  fastdrive bench preprocess
+  fastdrive bench node --seconds 60
+  fastdrive bench memory --minutes 10
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb."""
+    parser = subparsers.add_parser(
+        'bench', help='measure', epilog=_EPILOG,
+        description='Measure preprocessing, the live node, or its memory. Prints tables and ends '
+        'with one line of JSON.', formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('what', nargs='?', default='all',
+                        choices=('preprocess', 'node', 'memory', 'all'))
+    parser.add_argument('--seconds', type=float, default=44.0,
+                        help='length of the node bench (default: %(default)g)')
+    parser.add_argument('--minutes', type=float, default=10.0,
+                        help='length of the memory bench (default: %(default)g)')
+    parser.add_argument('--images', type=Path, metavar='DIR',
+                        help='folder of 1600x900 JPEGs (default: synthetic ones)')
+    parser.add_argument('--bag', type=Path, help='another bag (default: the sample)')
+    parser.add_argument('--bundle', default='', help='another bundle (default: engines/nano)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure what was asked for."""
+    wanted = ('preprocess', 'node', 'memory') if args.what == 'all' else (args.what,)
+    results: dict[str, Any] = {'fastdrive_ros': __version__, 'cpu': cpu_name()}
+    if 'preprocess' in wanted:
+        from fastdrive_ros.tools import bench_preprocess
+
+        results['preprocess'] = bench_preprocess.bench(args.images)
+        bench_preprocess.print_report(results['preprocess'])
+    if 'node' in wanted:
+        from fastdrive_ros.tools import bench_node
+
+        results['node'] = bench_node.bench_node(args.bag, args.bundle, args.seconds)
+        bench_node.print_node(results['node'])
+    if 'memory' in wanted:
+        from fastdrive_ros.tools import bench_node
+
+        results['memory'] = bench_node.bench_memory(args.bag, args.bundle, args.minutes)
+        bench_node.print_memory(results['memory'])
+    print(json.dumps(results))
+    return 0
