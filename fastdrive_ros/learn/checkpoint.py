@@ -29,6 +29,7 @@ from fastdrive_ros.learn.recon_pruner import load_pruner
 from fastdrive_ros.learn.vision import FixedGridVision
 from fastdrive_ros.learn.vision import Normalisation
 from fastdrive_ros.learn.waypoint_head import HEAD_FILE
+from fastdrive_ros.learn.waypoint_head import WaypointHead
 from fastdrive_ros.learn.waypoint_head import WaypointPlanner
 from fastdrive_ros.learn.waypoint_head import load_head
 from fastdrive_ros.learn.waypoint_head import untrained_head
@@ -155,7 +156,7 @@ def _require_same_width(pruner_file: Path, pruner: ReconPruner, hidden_size: int
         )
 
 
-def _load_or_make_head(checkpoint: Path, hidden_size: int):
+def _load_or_make_head(checkpoint: Path, hidden_size: int) -> WaypointHead:
     file = checkpoint / HEAD_FILE
     if not file.is_file():
         return untrained_head(hidden_size)

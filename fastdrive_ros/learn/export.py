@@ -41,6 +41,7 @@ from fastdrive_ros.learn.graphs import ExportError
 from fastdrive_ros.learn.graphs import cpu_session
 from fastdrive_ros.learn.graphs import export_graph
 from fastdrive_ros.learn.graphs import join_perception
+from fastdrive_ros.learn.graphs import run_onnx
 from fastdrive_ros.runtime.bundle import FORMAT
 from fastdrive_ros.runtime.bundle import FORMAT_VERSION
 from fastdrive_ros.runtime.bundle import MANIFEST
@@ -52,7 +53,13 @@ from fastdrive_ros.runtime.bundle import write_bundle
 from fastdrive_ros.runtime.onnx_file import onnx_specs
 
 TOLERANCE = 1e-4
-GRAPHS = ('vision_encoder', 'recon_pruner', 'perception', 'planner')
+CHECKS = {
+    'vision_encoder': check_vision,
+    'recon_pruner': check_pruner,
+    'perception': check_perception,
+    'planner': check_planner,
+}
+GRAPHS = tuple(CHECKS)
 GOLDEN_FILE = 'golden.npz'
 GOLDEN_KEEP_RATIO = 0.5
 # The cut through close scores may fall differently on another backend; fp16 and bf16 need room.
@@ -145,73 +152,74 @@ def _timed(report: Callable[[str], None], step: str) -> Iterator[None]:
 def _write_graphs(
     model: DrivingModel, folder: Path, report: Callable[[str], None]
 ) -> dict[str, Difference]:
-    images, present, kept, tokens, history = _example_inputs(model)
-    half = torch.tensor(kept)
+    example = _example_inputs(model)
+    kept = int(example['num_kept_tokens'])
+    plan = {
+        'kept_tokens': example['visual_tokens'][:kept],
+        'kept_indices': torch.arange(kept),
+        'ego_history': example['ego_history'],
+    }
     kept_dims = {'kept_tokens': {0: 'K'}, 'kept_indices': {0: 'K'}}
-    selection = {'camera_present': present, 'num_kept_tokens': half}
-    exports: tuple[tuple[str, nn.Module, dict, list[str]], ...] = (
-        ('vision_encoder', model.vision, {'images': images}, ['visual_tokens']),
-        ('recon_pruner', model.pruner, {'visual_tokens': tokens, **selection},
+    exports: tuple[tuple[str, nn.Module, dict[str, torch.Tensor], list[str]], ...] = (
+        ('vision_encoder', model.vision, _pick(example, 'images'), ['visual_tokens']),
+        ('recon_pruner', model.pruner,
+         _pick(example, 'visual_tokens', 'camera_present', 'num_kept_tokens'),
          ['kept_tokens', 'kept_indices', 'scores']),
-        ('planner', model.planner,
-         {'kept_tokens': tokens[:kept], 'kept_indices': torch.arange(kept),
-          'ego_history': history}, ['waypoint_residuals']),
+        ('planner', model.planner, plan, ['waypoint_residuals']),
     )
+    differences: dict[str, Difference] = {}
+    paths = {graph: folder / f'{graph}.onnx' for graph in GRAPHS}
     for graph, module, inputs, outputs in exports:
         with _timed(report, f'export {graph}'):
-            export_graph(module, inputs, outputs, kept_dims, folder / f'{graph}.onnx')
-    join_perception(
-        folder / 'vision_encoder.onnx', folder / 'recon_pruner.onnx', folder / 'perception.onnx'
-    )
-    checks = {
-        'vision_encoder': check_vision,
-        'recon_pruner': check_pruner,
-        'perception': check_perception,
-        'planner': check_planner,
-    }
-    differences = {}
-    for graph in GRAPHS:
-        start = time.monotonic()
-        differences[graph] = checks[graph](model, folder / f'{graph}.onnx', TOLERANCE)
-        report(
-            f'{time.monotonic() - start:7.1f} s  compare {graph} with torch: relative '
-            f'{differences[graph].relative_l2:.1e} (at most {TOLERANCE:g})'
-        )
+            export_graph(module, inputs, outputs, kept_dims, paths[graph])
+        differences[graph] = _compare(graph, model, paths[graph], report)
+    join_perception(paths['vision_encoder'], paths['recon_pruner'], paths['perception'])
+    differences['perception'] = _compare('perception', model, paths['perception'], report)
     return differences
 
 
-def _example_inputs(model: DrivingModel) -> tuple[torch.Tensor, torch.Tensor, int, torch.Tensor,
-                                                  torch.Tensor]:
-    """Return images, camera_present, K, visual_tokens [N, D] and ego_history to trace with."""
-    vision, merge = model.vision, model.vision.pixels_per_token
-    shape = vision.grid_height * merge, vision.grid_width * merge
-    images = torch.from_numpy(golden_images(vision.num_images, *shape))
-    tokens = torch.randn(len(model.prompt.image_slots), model.pruner.config.hidden_size)
-    present = torch.ones(vision.num_images, dtype=torch.bool)
-    history = torch.from_numpy(golden_history(model.planner.head.config.history_steps))
-    return images, present, max(1, len(tokens) // 2), tokens, history
+def _compare(
+    graph: str, model: DrivingModel, path: Path, report: Callable[[str], None]
+) -> Difference:
+    start = time.monotonic()
+    difference = CHECKS[graph](model, path, TOLERANCE)
+    report(
+        f'{time.monotonic() - start:7.1f} s  compare {graph} with torch: relative '
+        f'{difference.relative_l2:.1e} (at most {TOLERANCE:g})'
+    )
+    return difference
+
+
+def _example_inputs(model: DrivingModel) -> dict[str, torch.Tensor]:
+    """Return every graph input by name; pictures and history are the golden ones."""
+    vision, num_tokens = model.vision, len(model.prompt.image_slots)
+    images = golden_images(vision.num_images, vision.image_height, vision.image_width)
+    history = golden_history(model.planner.head.config.history_steps)
+    return {
+        'images': torch.from_numpy(images),
+        'visual_tokens': torch.randn(num_tokens, model.pruner.config.hidden_size),
+        'camera_present': torch.ones(vision.num_images, dtype=torch.bool),
+        'num_kept_tokens': torch.tensor(num_kept(GOLDEN_KEEP_RATIO, num_tokens)),
+        'ego_history': torch.from_numpy(history),
+    }
+
+
+def _pick(tensors: Mapping[str, torch.Tensor], *names: str) -> dict[str, torch.Tensor]:
+    return {name: tensors[name] for name in names}
 
 
 def _write_golden(model: DrivingModel, folder: Path) -> int:
-    images, present, _, _, history = _example_inputs(model)
-    kept = num_kept(GOLDEN_KEEP_RATIO, len(model.prompt.image_slots))
-
-    def outputs(graph: str, **feeds: np.ndarray) -> dict[str, np.ndarray]:
+    """Run the exported graphs one after another; return K of the recorded selection."""
+    known = _example_inputs(model)
+    golden = {}
+    for graph in ('vision_encoder', 'recon_pruner', 'planner'):
         session = cpu_session(folder / f'{graph}.onnx')
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, feeds), strict=True))
-
-    golden = outputs('vision_encoder', images=images.numpy())
-    pruned = outputs(
-        'recon_pruner', visual_tokens=golden['visual_tokens'], camera_present=present.numpy(),
-        num_kept_tokens=np.array(kept),
-    )
-    plan = outputs(
-        'planner', kept_tokens=pruned.pop('kept_tokens'), kept_indices=pruned['kept_indices'],
-        ego_history=history.numpy(),
-    )
-    np.savez_compressed(folder / GOLDEN_FILE, **golden, **pruned, **plan)
-    return kept
+        feeds = _pick(known, *(value.name for value in session.get_inputs()))
+        golden |= run_onnx(session, feeds)
+        known |= {name: torch.from_numpy(value) for name, value in golden.items()}
+    del golden['kept_tokens']  # visual_tokens at kept_indices
+    np.savez_compressed(folder / GOLDEN_FILE, **golden)
+    return int(known['num_kept_tokens'])
 
 
 def _parameters(model: DrivingModel) -> dict[str, int]:

@@ -151,9 +151,6 @@ def _random_tokens(model: DrivingModel, seed: int) -> torch.Tensor:
 
 def _random_images(model: DrivingModel, seed: int) -> torch.Tensor:
     vision = model.vision
-    shape = (
-        vision.num_images, vision.grid_height * vision.pixels_per_token,
-        vision.grid_width * vision.pixels_per_token, 3,
-    )
+    shape = vision.num_images, vision.image_height, vision.image_width, 3
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

@@ -63,7 +63,7 @@ def export_graph(
 ) -> None:
     """Write ``path`` and ``path``.data; ``free_dims`` as {'kept_tokens': {0: 'K'}}."""
     shapes = tuple(
-        {axis: torch.export.Dim.DYNAMIC for axis in free_dims.get(name, ())} or None
+        dict.fromkeys(free_dims.get(name, ()), torch.export.Dim.DYNAMIC) or None
         for name in inputs
     )
     # The exporter's talk of its own deprecations and of torchvision, which nothing here needs.

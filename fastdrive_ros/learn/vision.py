@@ -62,15 +62,16 @@ class FixedGridVision(nn.Module):
         """Share the tower's blocks and precompute everything that depends on the grid."""
         super().__init__()
         config = visual.config
-        self.pixels_per_token = config.patch_size * config.spatial_merge_size
-        if height % self.pixels_per_token or width % self.pixels_per_token:
+        pixels_per_token = config.patch_size * config.spatial_merge_size
+        if height % pixels_per_token or width % pixels_per_token:
             raise ValueError(
-                f'image height and width must be multiples of {self.pixels_per_token}, '
+                f'image height and width must be multiples of {pixels_per_token}, '
                 f'found {height} x {width}'
             )
         self.num_images = num_images
-        self.grid_height = height // self.pixels_per_token
-        self.grid_width = width // self.pixels_per_token
+        self.image_height, self.image_width = height, width
+        self.grid_height = height // pixels_per_token
+        self.grid_width = width // pixels_per_token
         self.patch_size = config.patch_size
         self.blocks = visual.blocks
         self.merger = visual.merger
@@ -142,7 +143,7 @@ class FixedGridVision(nn.Module):
             q, k, v = (
                 part[:, group.start:end]
                 .reshape(-1, group.length, heads, channels)
-                .transpose(1, 2)                                        # (V * count, heads, len, c)
+                .transpose(1, 2)                                        # (V * count, heads, l, c)
                 for part in (query, key, value)
             )
             weights = torch.softmax(q @ k.transpose(-2, -1), dim=-1)
