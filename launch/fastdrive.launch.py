@@ -23,10 +23,9 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 CONFIG = Path(__file__).parent.parent / 'config'
 BOOLEANS = ['true', 'false']
-# Arguments that are ROS parameters, with the type that YAML would have to guess.
-PARAMETER_ARGUMENTS = {
-    'bundle': str, 'backend': str, 'image_transport': str, 'output_frame': str,
-    'keep_ratio': float, 'use_sim_time': bool, 'autostart': bool}
+# Arguments that are ROS parameters of the same name.
+PARAMETER_ARGUMENTS = ('bundle', 'backend', 'image_transport', 'output_frame', 'keep_ratio',
+                       'use_sim_time', 'autostart')
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -88,8 +87,10 @@ def generate_launch_description() -> LaunchDescription:
 
 def _start_planner(context: LaunchContext) -> list[Node]:
     chosen = context.launch_configurations
-    given = {name: ParameterValue(chosen[name], value_type=kind)
-             for name, kind in PARAMETER_ARGUMENTS.items() if chosen[name]}
+    # None: by YAML's rules; the node checks type and range and names the parameter.
+    given = {name: ParameterValue(LaunchConfiguration(name),
+                                  value_type=str if name == 'bundle' else None)
+             for name in PARAMETER_ARGUMENTS if chosen[name]}
     params_file = Path(chosen['params_file']).expanduser()
     if not params_file.is_file():
         raise FileNotFoundError(f'params_file:={params_file} is not there')
