@@ -20,12 +20,11 @@ import yaml
 
 from fastdrive_ros.core.sync import SyncConfig
 from fastdrive_ros.core.trajectory import GateLimits
+from fastdrive_ros.core.types import NUSCENES_CAMERAS
 
 Value = bool | int | float | str | list[str]
 
 CAMERA_TOPIC_PREFIX = 'camera_topics.'
-NUSCENES_CAMERAS = ('CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT',
-                    'CAM_BACK_LEFT', 'CAM_BACK', 'CAM_BACK_RIGHT')
 
 
 class ConfigError(ValueError):

@@ -24,7 +24,7 @@ from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage
 
-from fastdrive_ros.config import NUSCENES_CAMERAS
+from fastdrive_ros.core.types import NUSCENES_CAMERAS
 from fastdrive_ros.ros.messages import make_header
 from fastdrive_ros.ros.messages import ros_classes
 from fastdrive_ros.ros.node import PlannerNode

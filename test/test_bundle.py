@@ -181,7 +181,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
 def test_a_bad_export_leaves_the_old_bundle(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / 'tiny')
     (tmp_path / 'tiny.partial').mkdir()
-    with pytest.raises(BundleError, match=r"golden.npz, expected it among.*found \[\]"):
+    with pytest.raises(BundleError, match=r'golden.npz, expected it among.*found \[\]'):
         write_bundle(bundle.path, bundle.manifest)
     assert load_bundle(bundle.path) == bundle
 

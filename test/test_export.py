@@ -25,6 +25,7 @@ from tiny_checkpoint import load_both  # noqa: E402
 from tiny_checkpoint import random_images  # noqa: E402
 from tiny_checkpoint import write_checkpoint  # noqa: E402
 
+from fastdrive_ros.core.types import NUSCENES_CAMERAS  # noqa: E402
 from fastdrive_ros.learn.export import ExportRequest  # noqa: E402
 from fastdrive_ros.learn.export import export_bundle  # noqa: E402
 from fastdrive_ros.learn.export import require_space  # noqa: E402
@@ -34,7 +35,6 @@ from fastdrive_ros.learn.graphs import export_graph  # noqa: E402
 from fastdrive_ros.learn.graphs import run_onnx  # noqa: E402
 from fastdrive_ros.learn.nano import PRUNER_FILE  # noqa: E402
 from fastdrive_ros.learn.nano import write_nano_checkpoint  # noqa: E402
-from fastdrive_ros.learn.prompt import SIX_CAMERAS  # noqa: E402
 from fastdrive_ros.learn.recon_pruner import select_tokens  # noqa: E402
 from fastdrive_ros.learn.waypoint_head import HEAD_FILE  # noqa: E402
 from fastdrive_ros.learn.waypoint_head import WaypointHead  # noqa: E402
@@ -92,7 +92,7 @@ def request_for(
 ) -> ExportRequest:
     """Return the request for a checkpoint of ``write_checkpoint``."""
     return ExportRequest(
-        checkpoint, checkpoint / PRUNER_FILE, out, 'tiny', SIX_CAMERAS[:num_cameras], *grid
+        checkpoint, checkpoint / PRUNER_FILE, out, 'tiny', NUSCENES_CAMERAS[:num_cameras], *grid
     )
 
 
@@ -204,7 +204,7 @@ def test_manifest_says_what_it_is(export) -> None:
     """Grid, prompt, parameters, graphs, and that a part is not trained."""
     bundle = load_bundle(export(3, GRIDS[0]).bundle.path)
     assert (bundle.grid_height, bundle.grid_width, bundle.num_tokens) == (7, 6, 126)
-    assert bundle.cameras == SIX_CAMERAS[:3]
+    assert bundle.cameras == NUSCENES_CAMERAS[:3]
     assert not bundle.trained
     assert bundle.planner['trained']
     assert bundle.manifest['training'] == 'Pruner: not trained. Planner: on random numbers.'

@@ -31,10 +31,10 @@ def test_old_cycles_fall_out() -> None:
 def test_stages_come_in_data_flow_order_and_may_be_absent() -> None:
     """Stages of a head that nobody knows here come last, by name."""
     window = LatencyWindow(10)
-    window.record({'zoom': 1.0, 'end_to_end': 1.0, 'prefill': 1.0, 'decode': 1.0})
+    window.record({'zoom': 1.0, 'end_to_end': 1.0, 'generate': 1.0, 'decode': 1.0})
     window.record({'convert': 1.0, 'decode': 1.0})
     summary = window.summary()
-    assert list(summary) == ['convert', 'decode', 'end_to_end', 'prefill', 'zoom']
+    assert list(summary) == ['convert', 'decode', 'end_to_end', 'generate', 'zoom']
     assert (summary['decode']['count'], summary['convert']['count']) == (2, 1)
 
 

@@ -20,7 +20,7 @@ from make_bags import T0_NS
 from make_bags import write_bag
 
 from fastdrive_ros.bags import Bag
-from fastdrive_ros.config import NUSCENES_CAMERAS
+from fastdrive_ros.core.types import NUSCENES_CAMERAS
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.tools.cli import main
 

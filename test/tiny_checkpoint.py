@@ -18,11 +18,11 @@ from transformers import Qwen2_5_VLConfig
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from fastdrive_ros.core.types import NUSCENES_CAMERAS
 from fastdrive_ros.learn.checkpoint import DrivingModel
 from fastdrive_ros.learn.checkpoint import load_driving_model
 from fastdrive_ros.learn.nano import PRUNER_FILE
 from fastdrive_ros.learn.nano import nano_tokenizer
-from fastdrive_ros.learn.prompt import SIX_CAMERAS
 from fastdrive_ros.learn.recon_pruner import ReconPruner
 from fastdrive_ros.learn.recon_pruner import ReconPrunerConfig
 from fastdrive_ros.learn.recon_pruner import save_pruner
@@ -91,7 +91,7 @@ def write_checkpoint(folder: Path, seed: int = 0, hidden_size: int = HIDDEN_SIZE
 def load_both(checkpoint: Path, num_cameras: int, height: int, width: int) -> Made:
     """Load a checkpoint as ours and as transformers' own."""
     driving = load_driving_model(
-        checkpoint, checkpoint / PRUNER_FILE, SIX_CAMERAS[:num_cameras], height, width
+        checkpoint, checkpoint / PRUNER_FILE, NUSCENES_CAMERAS[:num_cameras], height, width
     )
     hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         checkpoint, dtype=torch.float32, attn_implementation='sdpa'

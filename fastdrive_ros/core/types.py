@@ -19,6 +19,11 @@ from dataclasses import field
 
 import numpy as np
 
+# nuScenes' rig, front row then back row, left to right: the usual order of a bundle. Nothing else
+# relies on the order, cameras are always looked up by name.
+NUSCENES_CAMERAS = ('CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT',
+                    'CAM_BACK_LEFT', 'CAM_BACK', 'CAM_BACK_RIGHT')
+
 
 class FrameError(Exception):
     """

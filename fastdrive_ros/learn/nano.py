@@ -24,7 +24,7 @@ from transformers import Qwen2_5_VLConfig
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from fastdrive_ros.learn.prompt import SIX_CAMERAS
+from fastdrive_ros.core.types import NUSCENES_CAMERAS
 from fastdrive_ros.learn.prompt import driving_prompt
 from fastdrive_ros.learn.recon_pruner import ReconPruner
 from fastdrive_ros.learn.recon_pruner import ReconPrunerConfig
@@ -42,7 +42,7 @@ SPECIAL_TOKENS = (
 )
 # What the vocabulary's merges are learned from, so that the prompt is a few dozen tokens long.
 CORPUS = (
-    driving_prompt(SIX_CAMERAS, 3.0),
+    driving_prompt(NUSCENES_CAMERAS, 3.0),
     'You are driving. The vehicle keeps its lane, slows down, stops, turns left, turns right, '
     'goes straight on, follows the car ahead, waits at the red traffic light and yields to '
     'pedestrians. Speed in metres per second, heading in radians, position in metres.',

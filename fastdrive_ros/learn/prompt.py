@@ -17,11 +17,6 @@ from transformers import PreTrainedTokenizerBase
 from transformers import Qwen2_5_VLModel
 
 IMAGE_TOKEN = '<|image_pad|>'
-# nuScenes' rig, front row then back row, left to right.
-SIX_CAMERAS = (
-    'CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT',
-    'CAM_BACK_LEFT', 'CAM_BACK', 'CAM_BACK_RIGHT',
-)
 
 
 @dataclass(frozen=True)

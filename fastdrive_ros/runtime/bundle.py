@@ -77,7 +77,7 @@ class Bundle:
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """nuScenes channel names, in the order of the encoder's first axis."""
+        """Channel names (CAM_FRONT ...), in the order of the encoder's first axis."""
         return tuple(self.manifest['cameras'])
 
     @property

@@ -66,10 +66,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Export, print one line a step; return the exit code."""
+    from fastdrive_ros.core.types import NUSCENES_CAMERAS
     from fastdrive_ros.learn.export import ExportRequest
     from fastdrive_ros.learn.export import export_bundle
     from fastdrive_ros.learn.nano import PRUNER_FILE
-    from fastdrive_ros.learn.prompt import SIX_CAMERAS
 
     out = args.out.expanduser()
     checkpoint = args.checkpoint.expanduser()
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             pruner=(args.pruner or checkpoint / PRUNER_FILE).expanduser(),
             out=out,
             name=args.name or out.resolve().name,
-            cameras=tuple(args.cameras or SIX_CAMERAS),
+            cameras=tuple(args.cameras or NUSCENES_CAMERAS),
             height=args.height,
             width=args.width,
             force=args.force,
