@@ -68,12 +68,15 @@ $(VENV)/.ros: $(BIN)/python setup.py requirements/constraints.txt
 	@$(PIP) -e '.[ros,viz]'
 	@touch $@
 
-# torch alone and first, in its build without CUDA: where the index in use does not offer that file,
-# PyTorch's own index for CPUs does. The default build would pull several gigabytes.
+# torch alone and first, in its build without CUDA where the index in use offers one (PyTorch's own
+# index for CPUs does, name it in PIP_EXTRA_INDEX_URL). The default build works as well, but brings
+# several gigabytes.
 $(VENV)/.test: $(VENV)/.ros
 	@echo 'Installing what the tests need (torch for CPUs, transformers, TensorRT-RTX ...) ...'
-	@$(PIP) 'torch==$(TORCH)+cpu' 2>/dev/null || \
-	  $(PIP) --index-url https://download.pytorch.org/whl/cpu 'torch==$(TORCH)+cpu'
+	@$(PIP) 'torch==$(TORCH)+cpu' 2>/dev/null || { \
+	  echo "No CPU build of torch in this package index (PIP_EXTRA_INDEX_URL may name PyTorch's):"; \
+	  echo 'taking the default build, which brings several gigabytes of CUDA.'; \
+	  $(PIP) 'torch==$(TORCH)'; }
 	@$(PIP) -e '.[ros,viz,train,rtx,test]'
 	@touch $@
 
