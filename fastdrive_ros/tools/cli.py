@@ -95,7 +95,7 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (f'the disk is full, nothing was kept of {error.filename or "the result"}: '
                 'make room or choose another folder')
-    if isinstance(error, (PermissionError, FileNotFoundError, FileExistsError)):
+    if isinstance(error, OSError) and error.filename:
         return f'{error.strerror}: {error.filename}'
     return None
 

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     _check_out(args.out, args.force)
     with Bag(args.bag) as bag:
         settings = check_settings(given_settings(args, bag))
-        assembly = build_pipeline(settings, lambda progress: print(progress, file=sys.stderr))
+        assembly = build_pipeline(settings, _say if sys.stderr.isatty() else None)
         try:
             with appearing(args.out, args.force) as folder:
                 report = drive_to(folder, bag, assembly, settings, args.max_sets)
@@ -162,6 +162,10 @@ def _check_out(out: Path, force: bool) -> None:
     if not (out / RESULT_JSON).is_file():
         raise ConfigError(f'{out} is not a result of `fastdrive run` (no {RESULT_JSON}): it is '
                           'not replaced, choose another --out')
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _with_progress(cycles: Iterator[Cycle], bag: Bag) -> Iterator[Cycle]:
