@@ -91,10 +91,19 @@ def test_an_earlier_batch_is_never_written_again(preprocessor):
     assert first.images[0, 0, 0].tolist() == list(COLOURS['CAM_LEFT'])
 
 
-@pytest.mark.parametrize(('height', 'width'), [(HEIGHT, WIDTH), (9, 16), (40, 30), (301, 77)])
+@pytest.mark.parametrize(('height', 'width'), [(HEIGHT, WIDTH), (9, 16), (40, 64), (301, 477)])
 def test_any_size_is_stretched(preprocessor, height, width):
     batch, _ = preprocessor.run(frame_set(flat('CAM_FRONT', height, width)))
     assert np.array_equal(batch.images[1], np.tile(COLOURS['CAM_FRONT'], (HEIGHT, WIDTH, 1)))
+
+
+@pytest.mark.parametrize(('height', 'width'), [(60, 80), (80, 60), (30, 80)])
+def test_a_picture_of_another_shape_is_refused_not_distorted(preprocessor, height, width):
+    batch, _ = preprocessor.run(frame_set(flat('CAM_FRONT', height, width)))
+    assert batch.present.tolist() == [False, False, False]
+    error = batch.errors['CAM_FRONT']
+    assert error.reason == 'wrong_size'
+    assert f'{width / height:.2f} times as wide as high, the bundle expects 1.75' in str(error)
 
 
 def test_shrinking_by_more_than_two_averages_all_pixels(preprocessor):

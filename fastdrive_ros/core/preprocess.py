@@ -24,6 +24,11 @@ from fastdrive_ros.core.types import FrameError
 from fastdrive_ros.core.types import FrameSet
 
 
+# Stretching 16:9 to the encoder's multiples of 28 changes the shape by a few percent. A picture
+# this far off comes from a camera that the model was not made for.
+MAX_STRETCH = 1.2
+
+
 class Preprocessor:
     """Decodes and scales the cameras of a set side by side, on threads of its own."""
 
@@ -84,9 +89,19 @@ def _decode_and_scale(frame: Frame, target: np.ndarray) -> tuple[float, float]:
     start = time.perf_counter()
     picture = decode(frame.image, height, width)
     decoded = time.perf_counter()
+    _check_shape(picture, height, width)
     # Linear interpolation looks at four pixels only and skips the others when it shrinks by more
     # than two; area averages them all.
     shrink = max(picture.shape[0] / height, picture.shape[1] / width)
     cv2.resize(picture, (width, height), dst=target,
                interpolation=cv2.INTER_AREA if shrink > 2 else cv2.INTER_LINEAR)
     return decoded - start, time.perf_counter() - decoded
+
+
+def _check_shape(picture: np.ndarray, height: int, width: int) -> None:
+    """Refuse a picture that could only be used distorted."""
+    found, expected = picture.shape[1] / picture.shape[0], width / height
+    if max(found / expected, expected / found) > MAX_STRETCH:
+        raise FrameError('wrong_size', f'the picture is {found:.2f} times as wide as high, the '
+                         f'bundle expects {expected:.2f} ({width}x{height}): crop the camera, or '
+                         'export the bundle for its shape (--height, --width)')
