@@ -13,13 +13,18 @@ import importlib
 import struct
 import time
 from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import rclpy
+from builtin_interfaces.msg import Time
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy
 from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
 from fastdrive_ros.bags import IMAGE_TYPES
@@ -113,8 +118,6 @@ class BagPlayer:
             self._executor.spin_once(timeout_sec=min(left_s, _CLOCK_PERIOD_S))
 
     def _tick(self, now_ns: int) -> None:
-        from builtin_interfaces.msg import Time
-
         self.now_ns = now_ns
         self._next_clock_s = time.monotonic() + _CLOCK_PERIOD_S
         self._clock.publish(Clock(clock=ns_to_stamp(now_ns, Time)))
@@ -129,6 +132,24 @@ class BagPlayer:
         except (ModuleNotFoundError, AttributeError):
             self.skipped[topic.name] = f'{topic.type} is not installed'
             return None
+
+
+@contextmanager
+def playing_node() -> Iterator[tuple[Node, SingleThreadedExecutor]]:
+    """Give a node in a DDS participant of its own, and the executor that spins it."""
+    context = rclpy.Context()
+    # rclpy's own signal handlers would end the context in the middle of the caller's clean-up.
+    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = rclpy.create_node('fastdrive_replay', context=context, use_global_arguments=False,
+                                 enable_rosout=False)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        yield node, executor
+        executor.shutdown()
+        node.destroy_node()
+    finally:
+        context.try_shutdown()
 
 
 def shifted(data: bytes, shift_ns: int) -> bytes:

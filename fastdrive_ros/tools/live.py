@@ -157,30 +157,15 @@ def live_session(bag: Bag, given: Mapping[str, Any], overlay_cameras: tuple[str,
 
     Raises LiveError when the node refuses to start, in its own words.
     """
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-    from rclpy.signals import SignalHandlerOptions
-
     from fastdrive_ros.ros.bag_player import BagPlayer
+    from fastdrive_ros.ros.bag_player import playing_node
     from fastdrive_ros.ros.plan_listener import PlanListener
 
-    context = rclpy.Context()
-    # rclpy's own handlers would end the context in the middle of our clean-up.
-    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        node = rclpy.create_node('fastdrive_replay', context=context, use_global_arguments=False,
-                                 enable_rosout=False)
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(node)
-        with NodeProcess(given) as process:
-            session = LiveSession(process, BagPlayer(bag, node, executor),
-                                  PlanListener(node, NODE_NAME, overlay_cameras, record))
-            _wait_until_matched(session, _input_topics(bag, given), on_progress)
-            yield session
-        executor.shutdown()
-        node.destroy_node()
-    finally:
-        context.try_shutdown()
+    with playing_node() as (node, executor), NodeProcess(given) as process:
+        session = LiveSession(process, BagPlayer(bag, node, executor),
+                              PlanListener(node, NODE_NAME, overlay_cameras, record))
+        _wait_until_matched(session, _input_topics(bag, given), on_progress)
+        yield session
 
 
 def _input_topics(bag: Bag, given: Mapping[str, Any]) -> tuple[str, ...]:
