@@ -42,13 +42,13 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'foxglove', default_value='false', choices=['true', 'false'],
             description='Start foxglove_bridge; open config/foxglove_layout.json in Foxglove'),
+        OpaqueFunction(function=_play),
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(LAUNCH / 'fastdrive.launch.py')),
             launch_arguments={'use_sim_time': 'true'}.items()),
         Node(package='foxglove_bridge', executable='foxglove_bridge', name='foxglove_bridge',
              parameters=[{'use_sim_time': True}],
              condition=IfCondition(LaunchConfiguration('foxglove'))),
-        OpaqueFunction(function=_play),
     ])
 
 

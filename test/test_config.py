@@ -236,7 +236,8 @@ def test_the_fast_dds_profile_holds_two_sets_of_raw_images():
     image_bytes = 1600 * 900 * 3
     assert int(root.findtext('.//segment_size', namespaces=spaces)) > 2 * 6 * image_bytes
     assert int(root.findtext('.//maxMessageSize', namespaces=spaces)) > image_bytes
-    declared = {node.text for node in root.iterfind('.//transport_descriptor/transport_id', spaces)}
+    descriptors = root.iterfind('.//transport_descriptor/transport_id', spaces)
+    declared = {node.text for node in descriptors}
     used = {node.text for node in root.iterfind('.//userTransports/transport_id', spaces)}
     assert used == declared
 

@@ -67,7 +67,8 @@ def test_every_package_folder_is_installed(setup_arguments: dict):
 
 
 def test_entry_points_name_functions(setup_arguments: dict):
-    scripts = dict(line.split(' = ') for line in setup_arguments['entry_points']['console_scripts'])
+    lines = setup_arguments['entry_points']['console_scripts']
+    scripts = dict(line.split(' = ') for line in lines)
     assert set(scripts) == {'fastdrive', 'planner_node'}
     for target in scripts.values():
         module, function = target.split(':')
