@@ -52,8 +52,14 @@ def write_bag(path: Path, num_sets: int = 5, cameras: tuple[str, ...] = NUSCENES
               odometry: bool = True, storage: StoragePlugin = StoragePlugin.MCAP,
               compression: CompressionMode = CompressionMode.NONE,
               images: dict[tuple[int, str], np.ndarray] | None = None,
-              topic: str = '/{}/image_rect_compressed') -> Path:
-    """Write sweeps at 10 Hz, 5 ms between cameras; ``images`` replaces single pictures."""
+              topic: str = '/{}/image_rect_compressed', log_delay_ns: int = 0,
+              odometry_burst: int = 1) -> Path:
+    """
+    Write sweeps at 10 Hz, 5 ms between cameras.
+
+    ``images`` replaces single pictures; log times are ``log_delay_ns`` after the stamps;
+    odometry is logged ``odometry_burst`` messages at once, as late as the last of them.
+    """
     writer = Writer(path, version=8, storage_plugin=storage)
     writer.set_compression(compression, CompressionFormat.ZSTD)
     with writer:
@@ -61,13 +67,15 @@ def write_bag(path: Path, num_sets: int = 5, cameras: tuple[str, ...] = NUSCENES
                        for name, kind in (*((topic.format(c), IMAGE) for c in cameras),
                                           *([('/odom', ODOMETRY)] if odometry else []))}
 
-        def put(name: str, kind: str, stamp_ns: int, message: Any) -> None:
-            writer.write(connections[name], stamp_ns, typestore().serialize_cdr(message, kind))
+        def put(name: str, kind: str, log_ns: int, message: Any) -> None:
+            writer.write(connections[name], log_ns + log_delay_ns,
+                         typestore().serialize_cdr(message, kind))
 
         for i in range(num_sets):
             stamp_ns = T0_NS + i * PERIOD_NS
             if odometry:
-                put('/odom', ODOMETRY, stamp_ns, odometry_message(stamp_ns))
+                last = (i // odometry_burst + 1) * odometry_burst - 1
+                put('/odom', ODOMETRY, T0_NS + last * PERIOD_NS, odometry_message(stamp_ns))
             for j, camera in enumerate(cameras):
                 picture = (images or {}).get((i, camera))
                 put(topic.format(camera), IMAGE, stamp_ns + j * 5_000_000,

@@ -84,6 +84,26 @@ def test_no_odometry_is_not_plannable(tmp_path: Path, capsys: pytest.CaptureFixt
     assert any('no odometry' in trouble for trouble in report['troubles'])
 
 
+def test_odometry_in_bursts_is_told_and_normal(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_bag(tmp_path / 'bag', num_sets=10, odometry_burst=5)
+    code, report = inspect(path, capsys)
+    assert code == 0
+    assert report['odometry']['largest_burst'] == 5
+    assert report['odometry']['log_after_stamp_ms'] == {'min': 0.0, 'p50': 200.0, 'max': 400.0}
+    assert report['odometry']['rate_hz'] == 10.0
+    assert report['troubles'] == []
+
+
+def test_stamps_of_another_clock_are_told(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_bag(tmp_path / 'bag', log_delay_ns=3_000_000_000)
+    _, report = inspect(path, capsys)
+    assert report['troubles'][0] == (
+        'CAM_FRONT_LEFT: header stamps are 3.0 s before the log times: another clock, and plans '
+        'will be refused as old')
+
+
 def test_no_camera_lists_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_bag(tmp_path / 'bag', cameras=('left', 'right'), topic='/my/{}')
     code, report = inspect(path, capsys)

@@ -195,6 +195,13 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(run: Runner, tmp_path: P
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ['bag']
 
 
+def test_odometry_in_bursts_costs_the_first_sweeps_only(run: Runner, tmp_path: Path) -> None:
+    assert run(write_bag(tmp_path / 'bag', num_sets=15, odometry_burst=5)) == 0
+    # Until the first burst is logged, 0.4 s into the bag, there is nothing to plan with.
+    refused = [cycle['refusal'] is not None for cycle in run.result['cycles']]
+    assert refused == [True] * 4 + [False] * 11
+
+
 def test_stamps_and_clock_far_apart_are_refused_with_the_reason(
         run: Runner, tmp_path: Path) -> None:
     assert run(write_bag(tmp_path / 'bag'), '--set', 'max_frame_age_ms=20') == 1

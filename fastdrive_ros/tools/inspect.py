@@ -75,11 +75,14 @@ def _next_command(bag: Path) -> str:
 
 def _print(report: Mapping[str, Any]) -> None:
     print(f"{report['bag']}: {report['duration_s']:.1f} s")
-    scores = ', '.join(f'{name} {score:.0%}' for name, score in report['preset_scores'].items())
-    print(f"preset {report['preset'] or '(none fits)'}   [{scores}]\n")
+    scores = ', '.join(f'{name} {score:.0%}' for name, score in report['preset_scores'].items()
+                       if score)
+    print(f"preset {report['preset'] or 'none'}   [{scores or 'none finds a camera'}]\n")
     if report['cameras']:
-        print_table('cameras', ('camera', 'messages', 'Hz', 'gap ms', 'size', 'format', 'kB',
-                                'logged after', 'camera_info', 'topic'),
+        first = next(iter(report['cameras'].values()))
+        print_table(f"cameras: {first['topic']} ({first['type']}) and so on",
+                    ('camera', 'count', 'Hz', 'gap ms', 'size', 'format', 'kB', 'log delay ms',
+                     'info'),
                     [_camera_row(camera, facts) for camera, facts in report['cameras'].items()])
         _print_sync(report['sync'])
     else:
@@ -98,9 +101,9 @@ def _camera_row(camera: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
     return (camera, str(facts['messages']), f"{facts['rate_hz']:.2f}",
             f"{gap['min']:.0f}..{gap['max']:.0f}" if gap else '-',
             '{}x{}'.format(*facts['size']) if facts['size'] else '?', facts['format'][:24],
-            f"{facts['mean_kB']:.0f}", f"{delay['p50']:.0f} (max {delay['max']:.0f}) ms",
+            f"{facts['mean_kB']:.0f}", f"{delay['p50']:.0f}, max {delay['max']:.0f}",
             'none' if not info else 'fits' if tuple(info) == tuple(facts['size'] or ()) else
-            '{}x{}'.format(*info), facts['topic'])
+            '{}x{}'.format(*info))
 
 
 def _print_sync(sync: Mapping[str, Any]) -> None:

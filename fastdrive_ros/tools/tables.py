@@ -26,13 +26,15 @@ def print_latency(title: str, summary: Mapping[str, Mapping[str, float]]) -> Non
 
 
 def _print_rich(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify='left', title_style='bold', header_style='dim')
+    table = Table(title=title, title_justify='left', title_style='bold', header_style='dim',
+                  box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify='right' if i else 'left')
+        table.add_column(column, justify='right' if i else 'left', no_wrap=not i)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
