@@ -78,14 +78,11 @@ def generate_launch_description() -> LaunchDescription:
         # Jazzy and older read the first name, newer ones the second.
         SetEnvironmentVariable('FASTRTPS_DEFAULT_PROFILES_FILE', profile, condition=use_profile),
         SetEnvironmentVariable('FASTDDS_DEFAULT_PROFILES_FILE', profile, condition=use_profile),
-        OpaqueFunction(function=_start_planner),
-        Node(package='rviz2', executable='rviz2', name='fastdrive_rviz',
-             arguments=['-d', str(CONFIG / 'fastdrive.rviz')],
-             condition=IfCondition(LaunchConfiguration('rviz'))),
+        OpaqueFunction(function=_start),
     ])
 
 
-def _start_planner(context: LaunchContext) -> list[Node]:
+def _start(context: LaunchContext) -> list[Node]:
     chosen = context.launch_configurations
     # None: by YAML's rules; the node checks type and range and names the parameter.
     given = {name: ParameterValue(LaunchConfiguration(name),
@@ -94,10 +91,16 @@ def _start_planner(context: LaunchContext) -> list[Node]:
     params_file = Path(chosen['params_file']).expanduser()
     if not params_file.is_file():
         raise FileNotFoundError(f'params_file:={params_file} is not there')
-    return [Node(
+    planner = Node(
         package='fastdrive_ros', executable='planner_node',
         namespace=chosen['namespace'], name=chosen['node_name'],
         parameters=[str(CONFIG / 'presets' / f"{chosen['preset']}.yaml"), str(params_file),
                     *([given] if given else [])],
         ros_arguments=['--log-level', chosen['log_level']],
-        output='screen', emulate_tty=True)]
+        output='screen', emulate_tty=True)
+    rviz = Node(
+        package='rviz2', executable='rviz2', name='fastdrive_rviz',
+        arguments=['-d', str(CONFIG / 'fastdrive.rviz')],
+        parameters=[{'use_sim_time': chosen['use_sim_time'] == 'true'}])
+    # RViz first: where it is not installed launch ends, leaving behind what has started.
+    return [rviz, planner] if chosen['rviz'] == 'true' else [planner]

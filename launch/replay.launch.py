@@ -42,25 +42,31 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'foxglove', default_value='false', choices=['true', 'false'],
             description='Start foxglove_bridge; open config/foxglove_layout.json in Foxglove'),
-        OpaqueFunction(function=_play),
-        IncludeLaunchDescription(
-            PythonLaunchDescriptionSource(str(LAUNCH / 'fastdrive.launch.py')),
-            launch_arguments={'use_sim_time': 'true'}.items()),
+        # In this order, because a launch that fails leaves behind what it has already started.
+        OpaqueFunction(function=_check_bag),
         Node(package='foxglove_bridge', executable='foxglove_bridge', name='foxglove_bridge',
              parameters=[{'use_sim_time': True}],
              condition=IfCondition(LaunchConfiguration('foxglove'))),
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(str(LAUNCH / 'fastdrive.launch.py')),
+            launch_arguments={'use_sim_time': 'true'}.items()),
+        OpaqueFunction(function=_play),
     ])
+
+
+def _check_bag(context: LaunchContext) -> None:
+    bag = Path(context.launch_configurations['bag']).expanduser()
+    if not bag.exists():
+        raise FileNotFoundError(f'bag:={bag} is not there')
 
 
 def _play(context: LaunchContext) -> list[ExecuteProcess]:
     chosen = context.launch_configurations
-    bag = Path(chosen['bag']).expanduser()
-    if not bag.exists():
-        raise FileNotFoundError(f'bag:={bag} is not there')
     # Recorded /diagnostics (nuScenes bags keep vehicle CAN there) would mix with the planner's.
     # Moved aside, not left out: --exclude-topics is not in Humble's player.
-    command = ['ros2', 'bag', 'play', str(bag), '--clock', CLOCK_HZ, '--rate', chosen['rate'],
-               '--delay', chosen['delay'], '--remap', '/diagnostics:=/recorded/diagnostics']
+    command = ['ros2', 'bag', 'play', str(Path(chosen['bag']).expanduser()),
+               '--clock', CLOCK_HZ, '--rate', chosen['rate'], '--delay', chosen['delay'],
+               '--remap', '/diagnostics:=/recorded/diagnostics']
     if chosen['loop'] == 'true':
         command.append('--loop')
     return [ExecuteProcess(cmd=command, output='screen', on_exit=Shutdown(reason='the bag ended'))]
