@@ -3,7 +3,7 @@
 """
 Simulated rigs for the synchroniser: camera timing, loss, death, jitter -> sets and a score.
 
-Run it for the table of vehicle_anchors.md 2.2: ``PYTHONPATH=. python test/sync_scenarios.py``.
+Run it for the table: ``PYTHONPATH=. python test/sync_scenarios.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ START_NS = 1_532_402_927_000_000_000
 ARRIVAL_NS = 5_000_000_000_000
 """Monotonic time of START_NS: the two clocks have nothing in common."""
 
-# vehicle_anchors.md 2.2: stamps relative to the lidar's, scene-0061.
+# Stamps relative to the lidar's, scene-0061.
 NUSCENES_PHASES_MS = {
     'CAM_FRONT_LEFT': -43.1, 'CAM_FRONT': -35.5, 'CAM_FRONT_RIGHT': -27.6,
     'CAM_BACK_LEFT': -0.5, 'CAM_BACK': -10.4, 'CAM_BACK_RIGHT': -20.1,
@@ -88,7 +88,7 @@ class Rig:
 
 @dataclass(frozen=True)
 class Score:
-    """What vehicle_anchors.md 2.2 counts."""
+    """What the table counts."""
 
     sets_per_sweep: float
     whole: int

@@ -17,7 +17,7 @@ CAMERAS = ('CAM_FRONT', 'CAM_BACK')
 @pytest.mark.parametrize(('keep_ratio', 'tokens', 'kept'), [
     (1.0, 672, 672),
     (0.5, 672, 336),
-    (0.5, 3249, 1624),      # FastDriveVLA's own rows (papers.md 1.9)
+    (0.5, 3249, 1624),      # FastDriveVLA's own rows (Table 1)
     (0.75, 3249, 2436),
     (0.25, 3249, 812),
     (0.29, 100, 29),        # 28.999999999999996 in binary

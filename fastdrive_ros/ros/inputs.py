@@ -33,7 +33,7 @@ except ImportError:  # Humble
 
 # A best-effort subscriber matches reliable publishers too; the other way round stays silent.
 _IMAGE_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
-# Recorded odometry comes 25 messages at once (vehicle_anchors: converters log it at keyframes).
+# Recorded odometry comes 25 messages at once: nuScenes converters log it at keyframes.
 _ODOMETRY_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 _IMAGE_TYPES = {'compressed': CompressedImage, 'raw': Image}
 _LOG_EVERY_S = 5.0

@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What a Ctrl-C cleans up, a `kill` must clean up, too (the live node is a child process).
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        return importlib.import_module(f'fastdrive_ros.tools.{args.verb}').run(args)
+        code = importlib.import_module(f'fastdrive_ros.tools.{args.verb}').run(args)
+        sys.stdout.flush()  # here, where a reader that has gone is no error
+        return code
     except KeyboardInterrupt:
         print('fastdrive: interrupted', file=sys.stderr)
         return INTERRUPTED
