@@ -52,6 +52,8 @@ class Intake:
         self._counts: Counter[str] = Counter()
         self._frame_drops: Counter[tuple[str, str]] = Counter()
         self._closed = False
+        self.idle = False
+        """True while the worker waits: what comes now will be planned on, not superseded."""
 
     def push_frame(self, frame: Frame) -> None:
         """Store one frame (executor thread)."""
@@ -78,8 +80,10 @@ class Intake:
                     taken, self._ready = self._ready, None
                     return taken
                 deadline_ns = self._sync.next_deadline_ns
+                self.idle = True
                 self._changed.wait(None if deadline_ns is None else
                                    max(0.0, (deadline_ns - self._monotonic_ns()) / 1e9) + 1e-4)
+                self.idle = False
             return None
 
     def ego_at(self, stamp_ns: int) -> EgoState:

@@ -27,6 +27,7 @@ from fastdrive_ros.core.trajectory import make_trajectory
 from fastdrive_ros.core.types import CameraBatch
 from fastdrive_ros.core.types import EgoError
 from fastdrive_ros.core.types import EgoState
+from fastdrive_ros.core.types import Frame
 from fastdrive_ros.core.types import FrameError
 from fastdrive_ros.core.types import FrameSet
 from fastdrive_ros.core.types import KeptTokens
@@ -109,6 +110,10 @@ class Pipeline:
         except EngineError as error:
             refusal = Refusal('engine_error', str(error))
         return self._result(cycle, refusal, now_ns)
+
+    def prepare(self, frame: Frame) -> None:
+        """Decode a frame ahead of its set (any thread); ``run`` then need not wait for it."""
+        self._preprocessor.prepare(frame)
 
     def close(self) -> None:
         """Free engines and threads."""

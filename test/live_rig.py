@@ -98,12 +98,18 @@ class LiveRig:
         """Configure, activate, spin, and wait until every topic is matched."""
         self.node.autostart()
         self.spin()
+        self.wait_matched()
+        return self
+
+    def wait_matched(self) -> None:
+        """Wait for both sides: best effort loses what is sent before the reader knows us."""
         publishers = (*self.cameras.values(), self.odometry)
         wait_for(lambda: all(p.get_subscription_count() for p in publishers),
                  "the node's subscriptions")
+        wait_for(lambda: all(self.node.count_publishers(p.topic_name) for p in publishers),
+                 'our publishers in the node')
         wait_for(lambda: self.rig.count_publishers('/fastdrive/output/trajectory'),
                  "the node's publishers")
-        return self
 
     def spin(self) -> None:
         """Spin the node on a thread of its own."""

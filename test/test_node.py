@@ -142,6 +142,7 @@ def test_the_lifecycle_goes_round_twice_and_leaves_nothing_behind(live: LiveRig)
         assert topics == set()
         assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
         assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        live.wait_matched()
         live.cycles.clear()
         assert live.next_cycle().status[0].message == 'plan published'
 

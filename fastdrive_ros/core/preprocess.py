@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -22,7 +24,6 @@ from fastdrive_ros.core.types import CameraBatch
 from fastdrive_ros.core.types import Frame
 from fastdrive_ros.core.types import FrameError
 from fastdrive_ros.core.types import FrameSet
-
 
 # Stretching 16:9 to the encoder's multiples of 28 changes the shape by a few percent. A picture
 # this far off comes from a camera that the model was not made for.
@@ -42,6 +43,16 @@ class Preprocessor:
         # in OpenMP builds of OpenCV the number belongs to the calling thread.
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix='preprocess',
                                         initializer=cv2.setNumThreads, initargs=(1,))
+        # The newest frame of each camera whose picture is being prepared ahead of its set.
+        self._ahead: dict[str, tuple[Frame, Future[_Prepared]]] = {}
+
+    def prepare(self, frame: Frame) -> None:
+        """
+        Start on a frame while the rest of its sweep is still under way (any thread).
+
+        ``run`` takes the result if the frame is in its set; a frame that never is costs only this.
+        """
+        self._ahead[frame.camera] = frame, self._submit(frame)
 
     def run(self, frame_set: FrameSet) -> tuple[CameraBatch, dict[str, float]]:
         """
@@ -49,7 +60,8 @@ class Preprocessor:
 
         A camera without a usable picture is zero and not present; why is in ``errors``. The
         tasks mix both stages, so the wall time is shared out in the proportion of the tasks' own
-        times: the two stages add up to what this call took.
+        times: the two stages add up to what this call took, so what was prepared while the sweep
+        was still coming in does not count.
         """
         unknown = set(frame_set.frames) - set(self._cameras)
         if unknown:
@@ -58,16 +70,16 @@ class Preprocessor:
         # A new batch each time: the overlay still reads the last one. Costs 0.1 ms.
         images = np.empty((len(self._cameras), self._height, self._width, 3), dtype=np.uint8)
         present = np.zeros(len(self._cameras), dtype=bool)
-        tasks = {i: self._pool.submit(_decode_and_scale, frame_set.frames[camera], images[i])
-                 for i, camera in enumerate(self._cameras) if camera in frame_set.frames}
+        tasks = {camera: self._task(frame) for camera, frame in frame_set.frames.items()}
         errors = {}
         decode_s = scale_s = 0.0
         for i, camera in enumerate(self._cameras):
             try:
-                if i in tasks:
-                    task_decode_s, task_scale_s = tasks[i].result()
-                    decode_s += task_decode_s
-                    scale_s += task_scale_s
+                if camera in tasks:
+                    prepared = tasks[camera].result()
+                    images[i] = prepared.image
+                    decode_s += prepared.decode_s
+                    scale_s += prepared.scale_s
                     present[i] = True
             except FrameError as error:
                 errors[camera] = error
@@ -82,10 +94,24 @@ class Preprocessor:
         """End the threads; calling twice is harmless."""
         self._pool.shutdown()
 
+    def _task(self, frame: Frame) -> Future[_Prepared]:
+        ahead = self._ahead.pop(frame.camera, None)
+        return ahead[1] if ahead and ahead[0] is frame else self._submit(frame)
 
-def _decode_and_scale(frame: Frame, target: np.ndarray) -> tuple[float, float]:
-    """Write one picture into ``target`` (H, W, 3); return seconds decoding and scaling."""
-    height, width = target.shape[:2]
+    def _submit(self, frame: Frame) -> Future[_Prepared]:
+        return self._pool.submit(_decode_and_scale, frame, self._height, self._width)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One picture as the encoder takes it, uint8 (H, W, 3), and what it cost."""
+
+    image: np.ndarray
+    decode_s: float
+    scale_s: float
+
+
+def _decode_and_scale(frame: Frame, height: int, width: int) -> _Prepared:
     start = time.perf_counter()
     picture = decode(frame.image, height, width)
     decoded = time.perf_counter()
@@ -93,9 +119,9 @@ def _decode_and_scale(frame: Frame, target: np.ndarray) -> tuple[float, float]:
     # Linear interpolation looks at four pixels only and skips the others when it shrinks by more
     # than two; area averages them all.
     shrink = max(picture.shape[0] / height, picture.shape[1] / width)
-    cv2.resize(picture, (width, height), dst=target,
-               interpolation=cv2.INTER_AREA if shrink > 2 else cv2.INTER_LINEAR)
-    return decoded - start, time.perf_counter() - decoded
+    image = cv2.resize(picture, (width, height),
+                       interpolation=cv2.INTER_AREA if shrink > 2 else cv2.INTER_LINEAR)
+    return _Prepared(image, decoded - start, time.perf_counter() - decoded)
 
 
 def _check_shape(picture: np.ndarray, height: int, width: int) -> None:

@@ -20,6 +20,7 @@ from sensor_msgs.msg import Image
 
 from fastdrive_ros.config import camera_topics
 from fastdrive_ros.core.types import EgoError
+from fastdrive_ros.core.types import Frame
 from fastdrive_ros.core.types import FrameError
 from fastdrive_ros.intake import Intake
 from fastdrive_ros.ros.convert import to_frame
@@ -42,11 +43,12 @@ _LOG_EVERY_S = 5.0
 class Inputs:
     """The subscriptions, and a monitor of each topic for the diagnostics."""
 
-    def __init__(self, node: Node, intake: Intake, cameras: tuple[str, ...],
-                 settings: Mapping[str, Any]) -> None:
+    def __init__(self, node: Node, intake: Intake, prepare: Callable[[Frame], None],
+                 cameras: tuple[str, ...], settings: Mapping[str, Any]) -> None:
         """Subscribe to every camera of the bundle and to the odometry."""
         self._node = node
         self._intake = intake
+        self._prepare = prepare
         self._subscriptions: list[Subscription] = []
         self._types: dict[str, str] = {}
         self.cameras: dict[str, TopicMonitor] = {}
@@ -101,8 +103,10 @@ class Inputs:
                 self._intake.drop_frame(camera, error.reason)
                 self._warn(f'{camera}: {error}')
                 return
-            monitor.arrived(frame.stamp_ns, self._node.get_clock().now().nanoseconds)
+            if self._intake.idle:
+                self._prepare(frame)
             self._intake.push_frame(frame)
+            monitor.arrived(frame.stamp_ns, self._node.get_clock().now().nanoseconds)
         return on_image
 
     def _on_odometry(self, message: Odometry) -> None:

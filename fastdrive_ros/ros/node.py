@@ -122,7 +122,8 @@ class PlannerNode(LifecycleNode):
         self._intake = Intake(assembly.synchronizer, assembly.ego, self.settings['max_rate_hz'])
         self._reconfigure_intake()
         try:
-            self._inputs = Inputs(self, self._intake, assembly.bundle.cameras, self.settings)
+            self._inputs = Inputs(self, self._intake, assembly.pipeline.prepare,
+                                  assembly.bundle.cameras, self.settings)
         except Exception as error:  # rclpy turns it into a silent transition to errorprocessing
             self.get_logger().error(f'cannot subscribe: {error}')
             raise
