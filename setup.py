@@ -54,7 +54,7 @@ setup(
         'opencv-python-headless>=4.6',
         'pyyaml>=6.0',
         'rich>=13',
-        'rosbags>=0.10',
+        'rosbags>=0.11',
         'simplejpeg>=1.7',
     ],
     extras_require={

@@ -81,7 +81,7 @@ PARAMETERS = (
               'What runs the graphs; auto takes the best that works and says why.',
               choices=('auto', 'onnxruntime', 'tensorrt', 'tensorrt_rtx')),
     Parameter('engine_cache_dir', '',
-              'Where built engines are kept. Empty: ~/.cache/fastdrive_ros.'),
+              'Where built engines are kept. Empty: ~/.cache/fastdrive_ros/engines.'),
     Parameter('num_threads', 0,
               'CPU threads of one graph (onnxruntime). 0: all cores.',
               0, 256),
@@ -211,6 +211,8 @@ def read_params_file(path: Path) -> dict[str, Any]:
 
     for node in tree.values():
         flatten('', node['ros__parameters'] or {})
+    # rclpy's own, not of our table; here every clock is the bag's or the node's anyway.
+    flat.pop('use_sim_time', None)
     return flat
 
 

@@ -32,7 +32,8 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
         DeclareLaunchArgument('bag', description='Bag to play (folder, or .mcap or .db3 file)'),
         DeclareLaunchArgument(
-            'rate', default_value='1.0', description='How fast, as a multiple of recorded time'),
+            'rate', default_value='1.0',
+            description='How fast, as a multiple of recorded time; below 1 raise sync.deadline_ms'),
         DeclareLaunchArgument(
             'loop', default_value='false', choices=['true', 'false'],
             description='Start again at the end of the bag'),

@@ -179,7 +179,9 @@ def test_sigint_leaves_nothing(run: Runner, tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert (process.returncode, error.decode().splitlines()[-1]) == (130, 'fastdrive: interrupted')
+    assert error.decode().splitlines()[-1] == 'fastdrive: interrupted'
+    # CPython raises SIGINT once more at its end when the first one hit code that was exec'd.
+    assert process.returncode in (130, -signal.SIGINT)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ['bag']
 
 

@@ -71,8 +71,10 @@ class OfflineDrive:
     def frame_drops(self) -> dict[str, dict[str, int]]:
         """Return {camera or 'odometry': {reason: count}} of everything that was not used."""
         drops: dict[str, dict[str, int]] = {}
+        ignored = Counter({('odometry', reason): count
+                           for reason, count in self._assembly.ego.ignored.items()})
         for (source, reason), count in sorted(
-                (self._drops + self._assembly.synchronizer.drops).items()):
+                (self._drops + self._assembly.synchronizer.drops + ignored).items()):
             drops.setdefault(source, {})[reason] = count
         return drops
 

@@ -14,6 +14,7 @@ from typing import Any
 from fastdrive_ros.bags import Bag
 from fastdrive_ros.bags import BagWriter
 from fastdrive_ros.config import ConfigError
+from fastdrive_ros.config import check_settings
 from fastdrive_ros.core.latency import LatencyWindow
 from fastdrive_ros.tools.appearing import appearing
 from fastdrive_ros.tools.live import LiveSession
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     use_wheels()
     with ExitStack() as stack:
         bag = stack.enter_context(Bag(args.bag))
-        given = given_settings(args, bag)
+        given = at_rate(given_settings(args, bag), args.rate)
         recorder = _Recorder()
         if args.record:
             folder = stack.enter_context(appearing(args.record))
@@ -76,6 +77,16 @@ def run(args: argparse.Namespace) -> int:
         session.settle()
         print_outcome(session)
     return 0 if session.listener.plans else 1
+
+
+def at_rate(given: dict[str, Any], rate: float) -> dict[str, Any]:
+    """
+    Return the settings for a slower playback: sweeps take longer to come in, so wait longer.
+
+    The deadline is wall time, because on a vehicle there is no other.
+    """
+    deadline_ms = check_settings(given)['sync.deadline_ms']
+    return given if rate >= 1.0 else {**given, 'sync.deadline_ms': deadline_ms / rate}
 
 
 class _Recorder:
