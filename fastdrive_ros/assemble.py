@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdrive_ros.config import bundle_path
+from fastdrive_ros.config import camera_topics
 from fastdrive_ros.config import check_required_cameras
 from fastdrive_ros.config import gate_limits
 from fastdrive_ros.config import sync_config
@@ -66,6 +67,7 @@ def build_pipeline(settings: Mapping[str, Any],
     """
     bundle = load_bundle(bundle_path(settings))
     check_required_cameras(settings, bundle.cameras)
+    camera_topics(settings, bundle.cameras)  # refuses a camera without a topic
     perception = (('perception',) if settings['fuse_perception']
                   else ('vision_encoder', 'recon_pruner'))
     cache_dir = settings['engine_cache_dir']

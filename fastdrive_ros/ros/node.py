@@ -36,7 +36,6 @@ from fastdrive_ros.assemble import build_pipeline
 from fastdrive_ros.assemble import ego_config
 from fastdrive_ros.assemble import pipeline_settings
 from fastdrive_ros.config import ConfigError
-from fastdrive_ros.config import camera_topics
 from fastdrive_ros.config import check_required_cameras
 from fastdrive_ros.config import sync_config
 from fastdrive_ros.core.decode import decoder_name
@@ -100,7 +99,6 @@ class PlannerNode(LifecycleNode):
                 self._diagnostics.loading(loading.progress)
                 self.publish_diagnostics()
             assembly = loading.result()
-            camera_topics(self.settings, assembly.bundle.cameras)
         except (EngineError, ConfigError) as error:
             self._diagnostics.unloaded(ERROR, str(error))
             self.get_logger().error(str(error))

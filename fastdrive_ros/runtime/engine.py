@@ -27,7 +27,7 @@ class TensorSpec:
 
 
 class Engine(Protocol):
-    """One loaded graph. Not thread safe: the thread that loads it runs it."""
+    """One loaded graph. Not thread safe: one thread at a time (loading may be another's)."""
 
     input_specs: tuple[TensorSpec, ...]
     output_specs: tuple[TensorSpec, ...]

@@ -28,7 +28,11 @@ from fastdrive_ros.runtime.trt_build import make_logger
 
 
 class TrtEngine:
-    """One engine file of ``backend`` 'tensorrt' or 'tensorrt_rtx'; runs in the loading thread."""
+    """
+    One engine file of ``backend`` 'tensorrt' or 'tensorrt_rtx'.
+
+    It may be loaded by one thread and run by another: the CUDA runtime's context is the process's.
+    """
 
     def __init__(
         self,
