@@ -33,7 +33,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument('bag', description='Bag to play (folder, or .mcap or .db3 file)'),
         DeclareLaunchArgument(
             'rate', default_value='1.0',
-            description='How fast, as a multiple of recorded time; below 1 raise sync.deadline_ms'),
+            description='Multiple of recorded time; below 1 raise sync.deadline_ms, too'),
         DeclareLaunchArgument(
             'loop', default_value='false', choices=['true', 'false'],
             description='Start again at the end of the bag'),
