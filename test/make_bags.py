@@ -17,7 +17,7 @@ from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer
 
 from fastdrive_ros.bags import typestore
-from fastdrive_ros.config import NUSCENES_CAMERAS
+from fastdrive_ros.core.types import NUSCENES_CAMERAS
 from fastdrive_ros.ros.messages import bag_classes
 from fastdrive_ros.ros.messages import make_header
 from fastdrive_ros.ros.messages import make_pose

@@ -14,8 +14,8 @@ from make_bags import write_bag
 
 from fastdrive_ros.bags import Bag
 from fastdrive_ros.bags import choose_preset
-from fastdrive_ros.config import NUSCENES_CAMERAS
 from fastdrive_ros.config import check_settings
+from fastdrive_ros.core.types import NUSCENES_CAMERAS
 from fastdrive_ros.tools.bag_survey import survey
 from fastdrive_ros.tools.cli import main
 

@@ -106,6 +106,24 @@ def test_a_picture_of_another_shape_is_refused_not_distorted(preprocessor, heigh
     assert f'{width / height:.2f} times as wide as high, the bundle expects 1.75' in str(error)
 
 
+def test_a_frame_prepared_ahead_is_used_and_an_older_one_never(preprocessor):
+    new = flat('CAM_FRONT')
+    old = frame('CAM_FRONT', flat('CAM_LEFT').image)  # another colour under this camera's name
+    preprocessor.prepare(old)
+    batch, _ = preprocessor.run(frame_set(new))
+    assert tuple(batch.images[1, 0, 0]) == COLOURS['CAM_FRONT']
+    preprocessor.prepare(old)
+    batch, _ = preprocessor.run(frame_set(old))
+    assert tuple(batch.images[1, 0, 0]) == COLOURS['CAM_LEFT']
+
+
+def test_a_broken_frame_prepared_ahead_still_says_why(preprocessor):
+    broken = frame('CAM_FRONT', EncodedImage('jpeg', np.zeros(40, np.uint8)))
+    preprocessor.prepare(broken)
+    batch, _ = preprocessor.run(frame_set(flat('CAM_LEFT'), broken))
+    assert batch.errors['CAM_FRONT'].reason == 'unknown_format'
+
+
 def test_shrinking_by_more_than_two_averages_all_pixels(preprocessor):
     """Columns 0, 240, 0, 0 shrunk by four are 60; linear interpolation would read 0 or 120."""
     pixels = np.zeros((HEIGHT * 4, WIDTH * 4, 3), np.uint8)

@@ -22,7 +22,8 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed (source one, or pip 
 
 from fastdrive_ros.bags import Bag
 from fastdrive_ros.bags import typestore
-from fastdrive_ros.config import NUSCENES_CAMERAS
+from fastdrive_ros.config import check_settings
+from fastdrive_ros.core.types import NUSCENES_CAMERAS
 from fastdrive_ros.ros.bag_player import shifted
 from fastdrive_ros.ros.convert import stamp_to_ns
 from fastdrive_ros.runtime.bundle import Bundle
@@ -30,6 +31,7 @@ from fastdrive_ros.tools import demo
 from fastdrive_ros.tools.bench_node import bench_memory
 from fastdrive_ros.tools.bench_node import bench_node
 from fastdrive_ros.tools.cli import main
+from fastdrive_ros.tools.replay import at_rate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _domains = itertools.count(os.getpid() % 100)
@@ -44,6 +46,11 @@ def private_domain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def options(bundle: Bundle) -> list[str]:
     return ['--bundle', str(bundle.path), '--backend', 'onnxruntime', '--set', 'num_threads=1']
+
+
+@pytest.mark.parametrize(('rate', 'deadline_ms'), [(1.0, 75.0), (4.0, 75.0), (0.5, 150.0)])
+def test_a_slow_replay_waits_longer_for_a_sweep(rate: float, deadline_ms: float) -> None:
+    assert check_settings(at_rate({}, rate))['sync.deadline_ms'] == deadline_ms
 
 
 def test_every_sweep_becomes_a_plan_and_is_recorded(
