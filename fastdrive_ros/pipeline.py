@@ -131,9 +131,10 @@ class Pipeline:
             raise _RefusedError('frame_too_old', f'pictures are {age_ms:.0f} ms old, allowed are '
                                 f'{settings.max_frame_age_ms:.0f} ms ({hint})')
         if age_ms < -settings.max_frame_age_ms:
-            raise _RefusedError('frame_from_future', f'pictures are stamped {-age_ms:.0f} ms '
-                                'after now: synchronise the clocks of cameras and computer (or '
-                                'use_sim_time)')
+            hint = ('with use_sim_time somebody must publish /clock: play the bag with --clock'
+                    if -age_ms > 3.6e6 else 'synchronise the clocks of cameras and computer')
+            raise _RefusedError('frame_from_future',
+                                f'pictures are stamped {-age_ms:.0f} ms after now ({hint})')
 
     def _preprocess(self, cycle: _Cycle, settings: PipelineSettings) -> CameraBatch:
         batch, stage_ms = self._preprocessor.run(cycle.frame_set)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,6 +90,17 @@ def test_silence_is_explained(live: LiveRig) -> None:
     assert status.level == ERROR
     assert 'no camera sends anything' in status.message
     assert '/CAM_FRONT/image_rect_compressed' in status.message
+
+
+def test_a_camera_with_another_clock_is_named(live: LiveRig) -> None:
+    for _ in range(15):
+        stamp_ns = live.now_ns()
+        live.send_odometry(stamp_ns)
+        for camera in live.cameras:
+            live.send_image(camera, stamp_ns + (3 * 10**9 if camera == 'CAM_BACK' else 0))
+        time.sleep(0.05)  # a rig's rate; nothing is waited for here
+    wait_for(lambda: 'CAM_BACK by +' in live.status('planning').message, 'the complaint')
+    assert not live.plans
 
 
 def set_parameter(live: LiveRig, name: str, new: Any) -> Any:

@@ -108,7 +108,8 @@ def test_the_keep_ratio_changes_from_one_cycle_to_the_next(assembly: Assembly) -
 @pytest.mark.parametrize(('age_ms', 'reason', 'words'), [
     (600.0, 'frame_too_old', 'pictures are 600 ms old, allowed are 500 ms'),
     (3.7e6, 'frame_too_old', 'set use_sim_time and play the bag with --clock'),
-    (-700.0, 'frame_from_future', 'stamped 700 ms after now'),
+    (-700.0, 'frame_from_future', 'stamped 700 ms after now (synchronise the clocks'),
+    (-3.7e6, 'frame_from_future', 'somebody must publish /clock'),
 ])
 def test_pictures_of_another_time_are_refused(
         assembly: Assembly, age_ms: float, reason: str, words: str) -> None:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
+from statistics import median
 from typing import Any
 
 from fastdrive_ros.core.latency import LatencyWindow
@@ -31,6 +32,7 @@ Status = tuple[str, int, str, dict[str, Any]]
 
 _RATE_WINDOW = 50            # arrivals that a rate is computed from
 _SILENT_AFTER_S = 1.0        # topic_state_monitor's default time-out
+_OTHER_CLOCK_MS = 500.0      # beyond this it is not another place in the sweep
 _RATE_TOLERANCE = 0.3        # a camera this much slower than the fastest one is a WARN
 
 
@@ -223,6 +225,13 @@ def _why_silent(cameras: Mapping[str, TopicMonitor], odometry: TopicMonitor | No
         return f"no plan: no pictures from {', '.join(silent)}"
     if odometry and odometry.state != 'OK':
         return f'no plan: no odometry on {odometry.topic}'
+    usual_ms = median(monitor.delay_ms for monitor in cameras.values())
+    apart = [f'{name} by {usual_ms - monitor.delay_ms:+.0f} ms'
+             for name, monitor in cameras.items()
+             if abs(monitor.delay_ms - usual_ms) > _OTHER_CLOCK_MS]
+    if apart:
+        return (f"no plan: {', '.join(apart)} off the other cameras' stamps: synchronise the "
+                'clocks (PTP), or check what the driver stamps')
     return 'no plan: the cameras send, but no sweep was complete enough (see sync)'
 
 
