@@ -65,6 +65,7 @@ class Intake:
         """Store one odometry sample; raises EgoError when it cannot be used."""
         with self._changed:
             self._ego.push(sample)
+            self._changed.notify()
 
     def drop_frame(self, camera: str, reason: str) -> None:
         """Count a frame that never became one, or that failed later (undecodable)."""
@@ -75,14 +76,13 @@ class Intake:
         """Wait for the newest set (worker thread); None once closed."""
         with self._changed:
             while not self._closed:
-                self._accept(self._sync.poll(self._monotonic_ns()))
-                if self._ready is not None:
+                now_ns = self._monotonic_ns()
+                self._accept(self._sync.poll(now_ns))
+                if self._ready is not None and now_ns >= self._odometry_deadline_ns():
                     taken, self._ready = self._ready, None
                     return taken
-                deadline_ns = self._sync.next_deadline_ns
                 self.idle = True
-                self._changed.wait(None if deadline_ns is None else
-                                   max(0.0, (deadline_ns - self._monotonic_ns()) / 1e9) + 1e-4)
+                self._changed.wait(self._patience_s(now_ns))
                 self.idle = False
             return None
 
@@ -121,6 +121,20 @@ class Intake:
                                 for reason, count in self._ego.ignored.items()})
             drops = self._frame_drops + self._sync.drops + odometry
             return IntakeCounts({**self._sync.set_counts, **self._counts}, dict(drops))
+
+    def _odometry_deadline_ns(self) -> int:
+        """Return until when the ready set waits for the first odometry of the drive."""
+        if self._ready is None or not self._ego.empty:
+            return 0
+        return self._sync.deadline_ns(self._ready.first_arrival_ns)
+
+    def _patience_s(self, now_ns: int) -> float | None:
+        """Return how long nothing can happen but a message; None: for ever."""
+        deadlines_ns = [deadline_ns for deadline_ns in (
+            self._sync.next_deadline_ns, self._odometry_deadline_ns()) if deadline_ns]
+        if not deadlines_ns:
+            return None
+        return max(0.0, (min(deadlines_ns) - now_ns) / 1e9) + 1e-4
 
     def _accept(self, sets: list[FrameSet]) -> None:
         for frame_set in sets:

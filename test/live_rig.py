@@ -108,8 +108,9 @@ class LiveRig:
                  "the node's subscriptions")
         wait_for(lambda: all(self.node.count_publishers(p.topic_name) for p in publishers),
                  'our publishers in the node')
-        wait_for(lambda: self.rig.count_publishers('/fastdrive/output/trajectory'),
-                 "the node's publishers")
+        for topic in ('/fastdrive/output/trajectory', '/fastdrive/debug/cycle'):
+            wait_for(lambda topic=topic: self.rig.count_publishers(topic)
+                     and self.node.count_subscribers(topic), f'a match on {topic}')
 
     def spin(self) -> None:
         """Spin the node on a thread of its own."""

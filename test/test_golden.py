@@ -71,10 +71,10 @@ def test_every_real_sweep_is_a_set_and_every_good_set_a_plan(tmp_path: Path) -> 
     result = plan_on(REAL_BAG, tmp_path)
     sets = result['summary']['sets']
     assert (sets['whole'], sets['partial'], sets['refused']) == (23, 0, 0)
-    # The first sweep is logged before the first odometry: nothing can be planned from it.
-    assert result['summary']['refusals'] == {'odometry_absent': 1}
-    assert result['cycles'][0]['refusal']['reason'] == 'odometry_absent'
-    assert result['summary']['plans'] == 22
+    # The first sweep is logged 11 ms before the first odometry, and waits for it.
+    assert result['summary']['refusals'] == {}
+    assert result['summary']['plans'] == 23
+    assert result['cycles'][0]['frame_age_ms'] > result['cycles'][1]['frame_age_ms']
 
 
 def update() -> None:

@@ -22,9 +22,13 @@ CAMERAS = ('CAM_FRONT', 'CAM_BACK')
 SWEEP_NS = 100_000_000
 
 
-def make_intake(max_rate_hz: float = 0.0, max_missing: int = 1, monotonic=lambda: 0) -> Intake:
+def make_intake(max_rate_hz: float = 0.0, max_missing: int = 1, monotonic=lambda: 0,
+                odometry: bool = True) -> Intake:
     sync = FrameSynchronizer(CAMERAS, SyncConfig(max_missing_cameras=max_missing))
-    return Intake(sync, EgoBuffer(EgoConfig()), max_rate_hz, monotonic)
+    intake = Intake(sync, EgoBuffer(EgoConfig()), max_rate_hz, monotonic)
+    if odometry:
+        intake.push_odometry(make_odometry(T0_NS - SWEEP_NS))
+    return intake
 
 
 def push_sweep(intake: Intake, i: int) -> None:
@@ -61,6 +65,29 @@ def test_the_worker_waits_for_the_deadline_and_gets_the_partial_set() -> None:
     assert frame_set.missing == ('CAM_BACK',)
 
 
+def test_the_first_set_waits_for_the_first_odometry_until_its_deadline() -> None:
+    now_ns = [0]
+    intake = make_intake(odometry=False, monotonic=lambda: now_ns[0])
+    push_sweep(intake, 0)
+    taken = []
+    worker = threading.Thread(target=lambda: taken.append(intake.take()))
+    worker.start()
+    while not intake.idle:
+        pass
+    assert taken == []  # ready, and waiting
+    intake.push_odometry(make_odometry(T0_NS + 1))
+    worker.join(timeout=10)
+    assert taken[0].stamp_ns == T0_NS
+
+
+def test_a_drive_without_odometry_still_says_so_in_time() -> None:
+    now_ns = [0]
+    intake = make_intake(odometry=False, monotonic=lambda: now_ns[0])
+    push_sweep(intake, 0)
+    now_ns[0] = 75_000_000
+    assert intake.take().stamp_ns == T0_NS
+
+
 def test_close_releases_a_waiting_worker() -> None:
     intake = make_intake()
     taken = ['nothing yet']
@@ -73,7 +100,6 @@ def test_close_releases_a_waiting_worker() -> None:
 
 def test_a_clock_reset_forgets_frames_and_odometry_but_no_counter() -> None:
     intake = make_intake()
-    intake.push_odometry(make_odometry(T0_NS))
     push_sweep(intake, 0)
     intake.drop_frame('CAM_FRONT', 'corrupt_jpeg')
     intake.reset()
@@ -83,11 +109,11 @@ def test_a_clock_reset_forgets_frames_and_odometry_but_no_counter() -> None:
     assert counts.frame_drops['CAM_FRONT', 'corrupt_jpeg'] == 1
     assert counts.sets['clock_resets'] == 1
     push_sweep(intake, -50)  # five seconds earlier: a new time, not an old frame
+    intake.push_odometry(make_odometry(T0_NS - 50 * SWEEP_NS))
     assert intake.take().stamp_ns == T0_NS - 50 * SWEEP_NS
 
 
 def test_odometry_that_was_ignored_is_counted() -> None:
     intake = make_intake()
-    intake.push_odometry(make_odometry(T0_NS))
-    intake.push_odometry(make_odometry(T0_NS))
+    intake.push_odometry(make_odometry(T0_NS - SWEEP_NS))
     assert intake.counts().frame_drops['odometry', 'repeated_stamp'] == 1

@@ -128,6 +128,11 @@ class EgoBuffer:
             acceleration_mps2=self._acceleration_mps2(stamp_ns),
             history=self._history(now))
 
+    @property
+    def empty(self) -> bool:
+        """Whether no odometry has come yet."""
+        return not self._samples
+
     def reset(self) -> None:
         """Forget every sample; counters stay."""
         self._samples.clear()

@@ -155,7 +155,12 @@ class FrameSynchronizer:
     @property
     def next_deadline_ns(self) -> int | None:
         """When ``poll`` has something to do next (monotonic); None while nothing waits."""
-        return min(map(self._deadline_ns, self._pending), default=None)
+        return min((self.deadline_ns(sweep.first_arrival_ns) for sweep in self._pending),
+                   default=None)
+
+    def deadline_ns(self, first_arrival_ns: int) -> int:
+        """Return until when a sweep that began to arrive then may wait for the rest."""
+        return first_arrival_ns + self._config.deadline_ns
 
     def push(self, frame: Frame) -> list[FrameSet]:
         """Take one frame; return the sets that leave because of it, oldest first."""
@@ -182,7 +187,7 @@ class FrameSynchronizer:
         """Return the sets that are complete, or whose deadline has passed, oldest first."""
         left: list[FrameSet] = []
         for sweep in tuple(self._pending):
-            due = now_ns >= self._deadline_ns(sweep) or not self._awaited(sweep)
+            due = now_ns >= self.deadline_ns(sweep.first_arrival_ns) or not self._awaited(sweep)
             # An earlier one of this loop may have settled it already.
             if due and any(sweep is other for other in self._pending):
                 left += self._settle(sweep, now_ns)
@@ -215,9 +220,6 @@ class FrameSynchronizer:
 
     def _drop(self, sweep: _Sweep, reason: str) -> None:
         self.drops.update((name, reason) for name in sweep.frames)
-
-    def _deadline_ns(self, sweep: _Sweep) -> int:
-        return sweep.first_arrival_ns + self._config.deadline_ns
 
     def _judge(self, frame: Frame) -> str:
         """Return '' or the reason why the frame cannot be in any set."""

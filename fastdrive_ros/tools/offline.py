@@ -35,7 +35,7 @@ class Cycle:
     """One frame set and what was planned from it."""
 
     log_ns: int
-    """Bag time at which the set was ready."""
+    """Bag time at which it was planned."""
     frame_set: FrameSet
     result: PlanResult
     stage_ms: Mapping[str, float]
@@ -55,6 +55,7 @@ class OfflineDrive:
                            if topic in bag.topics and bag.topics[topic].type == image_type}
         self._odometry_topic = settings['odometry_topic']
         self._drops: Counter[tuple[str, str]] = Counter()
+        self._ready: list[FrameSet] = []
         if not self._camera_of:
             found = [f'{topic} is {bag.topics[topic].type}' for topic in topics.values()
                      if topic in bag.topics]
@@ -83,26 +84,45 @@ class OfflineDrive:
         for message in self._bag.messages([*self._camera_of, self._odometry_topic]):
             yield from self._until(message.log_ns)
             if message.topic in self._camera_of:
-                yield from self._take_frame(message)
+                self._take_frame(message)
             else:
                 self._take_odometry(message)
+            yield from self._planned(message.log_ns)
         yield from self._until(None)
 
     def _until(self, log_ns: int | None) -> Iterator[Cycle]:
         """Let the deadlines pass that lie before ``log_ns`` (None: all), each at its own time."""
-        synchronizer = self._assembly.synchronizer
-        while (deadline_ns := synchronizer.next_deadline_ns) is not None and (
+        while (deadline_ns := self._next_deadline_ns()) is not None and (
                 log_ns is None or deadline_ns < log_ns):
-            yield from map(self._plan, synchronizer.poll(deadline_ns))
+            self._ready += self._assembly.synchronizer.poll(deadline_ns)
+            yield from self._planned(deadline_ns)
 
-    def _take_frame(self, message: BagMessage) -> Iterator[Cycle]:
+    def _next_deadline_ns(self) -> int | None:
+        pending_ns = self._assembly.synchronizer.next_deadline_ns
+        return min((*map(self._odometry_deadline_ns, self._ready),
+                    *([] if pending_ns is None else [pending_ns])), default=None)
+
+    def _odometry_deadline_ns(self, frame_set: FrameSet) -> int:
+        """Return until when a set waits for the first odometry, as intake.py does."""
+        return self._assembly.synchronizer.deadline_ns(frame_set.first_arrival_ns)
+
+    def _planned(self, log_ns: int) -> Iterator[Cycle]:
+        """Plan on the ready sets, unless there is odometry to wait for."""
+        waiting, self._ready = self._ready, []
+        for frame_set in waiting:
+            if self._assembly.ego.empty and log_ns < self._odometry_deadline_ns(frame_set):
+                self._ready.append(frame_set)
+            else:
+                yield self._plan(frame_set, log_ns)
+
+    def _take_frame(self, message: BagMessage) -> None:
         camera = self._camera_of[message.topic]
         try:
             frame = to_frame(self._bag.decode(message), camera, message.log_ns)
         except FrameError as error:
             self._drops[camera, error.reason] += 1
             return
-        yield from map(self._plan, self._assembly.synchronizer.push(frame))
+        self._ready += self._assembly.synchronizer.push(frame)
 
     def _take_odometry(self, message: BagMessage) -> None:
         try:
@@ -110,11 +130,10 @@ class OfflineDrive:
         except EgoError as error:
             self._drops['odometry', error.reason] += 1
 
-    def _plan(self, frame_set: FrameSet) -> Cycle:
-        ready_ns = frame_set.ready_ns
-        result = self._assembly.pipeline.run(frame_set, self._assembly.ego.at, lambda: ready_ns)
+    def _plan(self, frame_set: FrameSet, log_ns: int) -> Cycle:
+        result = self._assembly.pipeline.run(frame_set, self._assembly.ego.at, lambda: log_ns)
         self._drops.update((camera, error.reason) for camera, error in result.frame_errors.items())
-        return Cycle(ready_ns, frame_set, result, {
+        return Cycle(log_ns, frame_set, result, {
             'convert': sum(frame.convert_ms for frame in frame_set.frames.values()),
-            'sync': (ready_ns - frame_set.first_arrival_ns) / 1e6,
+            'sync': (frame_set.ready_ns - frame_set.first_arrival_ns) / 1e6,
             **result.stage_ms})
