@@ -28,6 +28,9 @@ VERBS = {
     'run': 'plan on a bag without ROS, as fast as it goes',
     'replay': 'play a bag through the live node',
     'demo': 'play the sample bag and draw one picture',
+    'sim': 'drive the simulated world live: six cameras, odometry, clock',
+    'data': 'make, import, label and look at datasets',
+    'bag': 'turn nuScenes or a dataset into a bag, a bag into a dataset',
     'bench': 'measure preprocessing, the node and its memory',
 }
 
@@ -87,10 +90,12 @@ def _sentence(error: Exception) -> str | None:
     """Return what to tell people, or None for an error of ours, which deserves its traceback."""
     from fastdrive_ros.bags import BagError
     from fastdrive_ros.config import ConfigError
+    from fastdrive_ros.data.records import DataError
     from fastdrive_ros.runtime.engine import EngineError
+    from fastdrive_ros.sim.assets import SimError
     from fastdrive_ros.tools.live import LiveError
 
-    if isinstance(error, (BagError, ConfigError, EngineError, LiveError)):
+    if isinstance(error, (BagError, ConfigError, DataError, EngineError, LiveError, SimError)):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         return _missing_module(error.name.partition('.')[0])
@@ -108,6 +113,11 @@ def _missing_module(name: str) -> str | None:
         'torch': "pip install 'fastdrive_ros[train]'",
         'transformers': "pip install 'fastdrive_ros[train]'",
         'matplotlib': "pip install 'fastdrive_ros[viz]'",
+        'pyarrow': "pip install 'fastdrive_ros[data]'",
+        'metadrive': "pip install 'fastdrive_ros[sim]' (Python 3.10 or 3.11)",
+        'panda3d': "pip install 'fastdrive_ros[sim]' (Python 3.10 or 3.11)",
+        'nuscenes': "pip install 'fastdrive_ros[nuscenes]'",
+        'ray': "pip install 'fastdrive_ros[label]'",
     }
     if name.endswith('_msgs'):
         name = 'rclpy'
