@@ -79,7 +79,7 @@ def make_frames(name: str, num_frames: int, seed: int, rate_hz: float, masks: bo
                 make_png(make_mask(seed + 10 * i + j, width, height)) if masks else None)
             for j, camera in enumerate(cameras)}
         agents = (
-            Agent('car-1', 'CAR', (12.0 + i, *rng.normal(size=2)), (4.5, 1.9, 1.6), 0.1,
+            Agent('car-1', 'CAR', (12.0 + i, *rng.normal(size=2).tolist()), (4.5, 1.9, 1.6), 0.1,
                   (4.0, 0.5)),
             Agent('walker-1', 'PEDESTRIAN', (8.0, -4.0, 0.9), (0.6, 0.6, 1.8), -1.5,
                   (float('nan'), float('nan'))))
