@@ -18,6 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rosbags.interfaces import Qos
+from rosbags.interfaces import QosDurability
+from rosbags.interfaces import QosHistory
+from rosbags.interfaces import QosLiveliness
+from rosbags.interfaces import QosReliability
+from rosbags.interfaces import QosTime
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer
@@ -36,6 +42,10 @@ ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
 
 # Version 8 of the folder format is read by every rosbag2 from Humble on.
 _BAG_VERSION = 8
+_FOREVER = QosTime(9_223_372_036, 854_775_807)  # rmw's RMW_DURATION_INFINITE
+# What a publisher of /tf_static offers: who subscribes late gets the last message, too.
+_LATCHED = Qos(QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL,
+               _FOREVER, _FOREVER, QosLiveliness.AUTOMATIC, _FOREVER, False)
 
 
 class BagError(Exception):
@@ -162,11 +172,17 @@ class BagWriter:
         self._writer = Writer(path, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
         self._connections: dict[str, Any] = {}
 
-    def write(self, topic: str, type_name: str, log_ns: int, message: Any) -> None:
-        """Add one message: an object of `rosbags` classes, or CDR bytes."""
+    def write(self, topic: str, type_name: str, log_ns: int, message: Any,
+              latched: bool = False) -> None:
+        """
+        Add one message: an object of `rosbags` classes, or CDR bytes.
+
+        A topic whose first message is ``latched`` is played with TRANSIENT_LOCAL durability.
+        """
         if topic not in self._connections:
             self._connections[topic] = self._writer.add_connection(
-                topic, type_name, typestore=typestore())
+                topic, type_name, typestore=typestore(),
+                offered_qos_profiles=[_LATCHED] if latched else [])
         data = message if isinstance(message, bytes) else (
             typestore().serialize_cdr(message, type_name))
         self._writer.write(self._connections[topic], log_ns, data)
