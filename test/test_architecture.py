@@ -33,7 +33,7 @@ MAY_IMPORT = {
     'assemble': ('config', 'pipeline', 'planners', 'core', 'runtime'),
     # ros.messages is pure functions over any message classes; no ROS comes with it.
     'data': ('bags', 'bag_trouble', 'config', 'core', 'ros.messages'),
-    'sim': ('core', 'data.records'),
+    'sim': ('core', 'data'),
     'ros': ('assemble', 'bags', 'config', 'intake', 'pipeline', 'planners', 'core', 'runtime',
             'data.records', 'sim'),
     'learn': ('core', 'data', 'runtime'),
