@@ -74,10 +74,12 @@ class ForegroundConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return, JSON-able, all that changes a label; batch sizes do not."""
-        return {'duplicate_iou': self.duplicate_iou, 'classes': [
-            {'class': sought.name, 'prompts': list(sought.prompts),
-             'box_threshold': sought.box_threshold, 'text_threshold': sought.text_threshold}
-            for sought in self.classes]}
+        return {'duplicate_iou': self.duplicate_iou,
+                'painted': [sought.name for sought in self.classes],
+                **{sought.name: {'prompts': list(sought.prompts),
+                                 'box_threshold': sought.box_threshold,
+                                 'text_threshold': sought.text_threshold}
+                   for sought in self.classes}}
 
 
 def read_foreground(file: Path) -> ForegroundConfig:

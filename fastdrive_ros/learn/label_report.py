@@ -37,6 +37,8 @@ class PictureReport:
 
     split: str
     shard: int
+    drive: int
+    """Which of the shard's drives, from 0."""
     scene: str
     index: int
     camera: str
@@ -80,7 +82,7 @@ def read_report(root: Path, split: str, shard: int) -> Iterator[PictureReport]:
             for line in stream:
                 yield _from_line(split, shard, json.loads(line))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f'the labelling report {file} cannot be read ({error}): delete the shard '
+        raise DataError(f'the labelling report {file} cannot be read ({error}): remove the folder '
                         f'{root / split / f"{shard:06d}"} and label again') from error
 
 
@@ -129,8 +131,8 @@ def _file(root: Path, split: str, shard: int) -> Path:
 
 
 def _to_line(picture: PictureReport) -> dict[str, object]:
-    line: dict[str, object] = {'scene': picture.scene, 'index': picture.index,
-                               'camera': picture.camera}
+    line: dict[str, object] = {'drive': picture.drive, 'scene': picture.scene,
+                               'index': picture.index, 'camera': picture.camera}
     if picture.damage:
         return {**line, 'damage': picture.damage}
     return {**line,
@@ -141,7 +143,7 @@ def _to_line(picture: PictureReport) -> dict[str, object]:
 
 
 def _from_line(split: str, shard: int, line: Mapping[str, object]) -> PictureReport:
-    key = (split, shard, line['scene'], line['index'], line['camera'])
+    key = (split, shard, *(line[name] for name in ('drive', 'scene', 'index', 'camera')))
     if 'damage' in line:
         return PictureReport(*key, damage=line['damage'])
     boxes = tuple(Box(name, score, tuple(corners)) for name, score, *corners in line['boxes'])
