@@ -42,6 +42,15 @@ class Drive:
     num_frames: int
 
 
+@dataclass(frozen=True)
+class Weight:
+    """What a camera's pictures of one drive take on the disk."""
+
+    pictures: int
+    jpeg_bytes: int
+    mask_bytes: int
+
+
 class ShardWriter:
     """Writes the files of one shard; DatasetWriter.shard makes it and finishes it."""
 
@@ -87,11 +96,10 @@ class ShardWriter:
             packed = {path: 'none' if pa.types.is_binary(leaf) else 'zstd'
                       for path, leaf in kinds.items()}
             words = [path for path, leaf in kinds.items() if pa.types.is_string(leaf)]
+            counted = [path for path, leaf in kinds.items() if not pa.types.is_binary(leaf)]
             self._files[kind + name] = pq.ParquetWriter(
                 self._folder / (kind + name), columns, compression=packed, use_dictionary=words,
-                write_statistics=['scene', 'index', 'stamp_ns', 'command', 'traffic_light', 'name',
-                                  'outcome'],
-                write_page_checksum=True)
+                write_statistics=counted, write_page_checksum=True)
 
 
 def list_drives(folder: Path, cameras: Sequence[str]) -> list[Drive]:
@@ -116,6 +124,18 @@ def read_frames(drive: Drive, cameras: Sequence[str], masks: bool) -> list[Frame
     with _opened(drive.shard, _name(drive, _FRAMES)) as file:
         table = file.read_row_group(drive.row_group, schema.frame_columns(cameras, masks))
         return schema.frames_from_table(table, cameras)
+
+
+def weigh(drive: Drive, cameras: Sequence[str]) -> dict[str, Weight]:
+    """Return {camera: Weight} from the footer; no picture is read."""
+    with _opened(drive.shard, _name(drive, _FRAMES)) as file:
+        group = file.metadata.row_group(drive.row_group)
+        columns = {group.column(i).path_in_schema: group.column(i)
+                   for i in range(group.num_columns)}
+        return {camera: Weight(
+            group.num_rows - columns[f'{camera}.stamp_ns'].statistics.null_count,
+            columns[f'{camera}.jpeg'].total_compressed_size,
+            columns[f'{camera}.mask_png'].total_compressed_size) for camera in cameras}
 
 
 def sync(path: Path) -> None:
