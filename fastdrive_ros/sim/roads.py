@@ -96,17 +96,16 @@ def read_roads(current_map: Any) -> Roads:
     from shapely import Polygon
     from shapely import unary_union
 
-    middles, widths, edges = [], [], []
+    middles, shapes, edges = [], [], []
     for start, ends in current_map.road_network.graph.items():
-        for lanes in ends.values():
-            if start == 'decoration':
-                continue
-            for lane in lanes:
-                middles.append(np.array(lane.get_polyline(_INTERVAL_M))[:, :2])
-                widths.append(lane.width)
-    shapes = [Polygon(np.concatenate([parallel(middle, width / 2),
-                                      parallel(middle, -width / 2)[::-1]])).buffer(0.0)
-              for middle, width in zip(middles, widths)]
+        for lane in (lane for lanes in ends.values() for lane in lanes):
+            middle = np.array(lane.get_polyline(_INTERVAL_M))[:, :2]
+            shapes.append(Polygon(np.concatenate([
+                parallel(middle, lane.width / 2),
+                parallel(middle, -lane.width / 2)[::-1]])).buffer(0.0))
+            # MetaDrive's 'decoration' is asphalt that no route uses: the tapers of ramps.
+            if start != 'decoration':
+                middles.append(middle)
     # Closing fills the slivers that crossings leave between their turning lanes.
     surface = unary_union(shapes).buffer(1.5, join_style='mitre').buffer(-1.5, join_style='mitre')
     lines = []

@@ -3,7 +3,8 @@
 """
 Pedestrians: along sidewalks, over crosswalks while the cars have red, and now and then just across.
 
-They see neither cars nor each other; it is the drivers who must give way (sim/rules.py).
+They do not walk into a car, but neither do they look out for one: it is the drivers who must give
+way (sim/rules.py).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fastdrive_ros.sim.rules import Moving
 RADIUS_M, HEIGHT_M = 0.3, 1.75
 _STAND_OFF_M = 1.3
 """From the road's edge to where one waits to cross."""
+_HALF_CAR_M = 1.1
 _ON_CROSSWALK_M = 2.0
 """Beyond the stop line, about the middle of the crosswalk."""
 
@@ -61,8 +63,8 @@ class Walker:
                       speed * np.array([math.cos(yaw_rad), math.sin(yaw_rad)]), yaw_rad,
                       2 * RADIUS_M)
 
-    def step(self, time_s: float, dt_s: float, ego_m: np.ndarray) -> None:
-        """Walk on, turn round at an end, or wait there."""
+    def step(self, time_s: float, dt_s: float, ego_m: np.ndarray, cars: Sequence[Moving]) -> None:
+        """Walk on, turn round at an end, or wait: there, or for a car that is in the way."""
         length = self.length_m
         at_end = self.along_m <= 0.0 or self.along_m >= length
         if at_end and self.crossing is not None:
@@ -72,11 +74,26 @@ class Walker:
             near = float(np.linalg.norm(ego_m - self.state().position_m)) < self.trigger_m
             started = self.along_m > 0.0
             self.walking = (near or started) and self.along_m < length
+        else:
+            self.walking = True
+        if self.walking and self._blocked(cars):
+            self.walking = False
         if self.walking:
             self.along_m += self.speed_mps * dt_s * (1.0 if self.forward else -1.0)
             if not 0.0 < self.along_m < length and not math.isfinite(self.trigger_m):
                 self.along_m = min(max(self.along_m, 0.0), length)
                 self.forward = self.along_m <= 0.0
+
+    def _blocked(self, cars: Sequence[Moving]) -> bool:
+        here = self.state()
+        ahead = here.position_m + 0.9 * np.array([math.cos(here.yaw_rad), math.sin(here.yaw_rad)])
+        for car in cars:
+            dx, dy = ahead - car.position_m
+            c, s = math.cos(car.yaw_rad), math.sin(car.yaw_rad)
+            if (abs(dx * c + dy * s) < car.length_m / 2 + 0.7
+                    and abs(dy * c - dx * s) < _HALF_CAR_M + 0.5):
+                return True
+        return False
 
 
 def draw_walkers(walks: Sequence[np.ndarray], roads: Roads, crossings: Sequence[Crossing],

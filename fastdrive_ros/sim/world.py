@@ -128,8 +128,9 @@ class World:
         *_, ended, _, info = self._env.step([0.0, 0.0])
         self.time_s = round(self.time_s + STEP_S, 6)
         ego_m = np.array(self._env.agent.position)
+        cars = list(self._rules.vehicles.values())
         for walker in self._walkers:
-            walker.step(self.time_s, STEP_S, ego_m)
+            walker.step(self.time_s, STEP_S, ego_m, cars)
         self._update_rules()
         self.outcome = self._judge(ended, info)
 
