@@ -92,8 +92,10 @@ def _pose_at(ego: EgoTrack, stamp_ns: int) -> tuple[Vector, Quaternion] | None:
         return None
     if ego.stamps_ns[after] == stamp_ns:
         return tuple(ego.positions_m[after].tolist()), tuple(ego.orientations_xyzw[after].tolist())
+    if after == 0:
+        return None
     span_ns = int(ego.stamps_ns[after] - ego.stamps_ns[after - 1])
-    if after == 0 or span_ns > _GAP_NS:
+    if span_ns > _GAP_NS:
         return None
     part = (stamp_ns - int(ego.stamps_ns[after - 1])) / span_ns
     a_m, b_m = ego.positions_m[after - 1:after + 1]

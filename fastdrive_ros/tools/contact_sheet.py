@@ -132,7 +132,7 @@ def _draw_title(canvas: np.ndarray, dataset: Dataset) -> list[_Text]:
     x = _MARGIN
     for kind, names in (('foreground', FOREGROUND), ('background', background)):
         texts.append(_Text(x, 73, kind, 10, weight='bold'))
-        x += 100
+        x += 108
         for name in names:
             canvas[60:76, x:x + 16] = CLASS_RGB[CLASSES.index(name)]
             cv2.rectangle(canvas, (x, 60), (x + 15, 75), (104, 114, 125), 1)
