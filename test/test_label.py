@@ -1,6 +1,6 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Grounded-SAM labelling: the config, the merging rule, the models, and the whole command."""
+"""Grounded-SAM labelling: the config, the merging rule, the models, and the checkpoints."""
 
 from __future__ import annotations
 

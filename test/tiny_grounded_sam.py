@@ -9,6 +9,7 @@ weights find boxes of every class all over the picture, which is all the tests n
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -28,6 +29,8 @@ from transformers.models.grounding_dino.image_processing_pil_grounding_dino impo
     GroundingDinoImageProcessorPil,
 )
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+
+from fastdrive_ros.tools.label_worker import LabelWorker
 
 # Where BERT's vocabulary has them: Grounding DINO's model code knows these ids by heart.
 _SPECIAL = {'[PAD]': 0, '[UNK]': 100, '[CLS]': 101, '[SEP]': 102, '[MASK]': 103, '.': 1012,
@@ -93,3 +96,18 @@ def write_segmenter(folder: Path, seed: int = 0) -> Path:
         mask_size={'longest_edge': _SIDE}, mask_pad_size={'height': _SIDE, 'width': _SIDE},
     )).save_pretrained(folder)
     return folder
+
+
+class DyingWorker(LabelWorker):
+    """A worker that the first shard kills, as want of memory does; the next one lives."""
+
+    def label(self, split: str, shard: int) -> str:
+        """Leave half a shard and the process."""
+        mark = self._job.target / 'labels' / 'died'
+        if not mark.exists():
+            mark.touch()
+            staging = self._job.target / split / f'{shard:06d}.partial'
+            staging.mkdir()
+            (staging / 'frames.parquet').write_bytes(b'PAR1 and no more')
+            os._exit(1)
+        return super().label(split, shard)

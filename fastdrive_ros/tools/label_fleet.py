@@ -11,6 +11,7 @@ replaced and its shard given out again. Progress is asked for, not streamed: the
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections import deque
 from collections.abc import Callable
@@ -54,14 +55,16 @@ def ray_session(address: str | None, workers: int, gpus: int) -> Iterator[Any]:
     quiet = {'log_to_driver': False, 'logging_level': 'ERROR'}
     try:
         if address is None:
+            # A checkout that is not installed is found by the workers, too, wherever they start.
+            modules = {'env_vars': {'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}}
             ray.init('local', num_cpus=workers, num_gpus=gpus, include_dashboard=False,
-                     object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+                     object_store_memory=_OBJECT_STORE_BYTES, runtime_env=modules, **quiet)
         else:
             ray.init(address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise DataError(f'Ray could not start ({_line(error)}). With --address: does a cluster '
-                        'run there, with the same Python and Ray? `ray status` says; without: is '
-                        'memory or /dev/shm full?') from error
+                        'run there, with the same Python, Ray and RAY_AUTH_MODE? `ray status` on '
+                        'it says; without: is memory or /dev/shm full?') from error
     try:
         yield ray
     finally:
