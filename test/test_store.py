@@ -434,6 +434,13 @@ def test_records_keep_their_promises(tmp_path: Path, change: dict[str, Any],
         write(tmp_path / 'd', 0, (scene, frames))
 
 
+def test_odometry_has_stamps_that_a_vehicle_takes(tmp_path: Path) -> None:
+    scene, frames = make_scene()
+    ego = dataclasses.replace(scene.ego, stamps_ns=scene.ego.stamps_ns - scene.ego.stamps_ns[0])
+    with pytest.raises(ValueError, match='stamps are above 0'):
+        write(tmp_path / 'd', 0, (dataclasses.replace(scene, ego=ego), frames))
+
+
 def test_positions_are_triples_of_float64(tmp_path: Path) -> None:
     shard = write(tmp_path / 'd')
     columns = pq.read_schema(shard / 'scenes.parquet')

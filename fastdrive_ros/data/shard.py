@@ -191,6 +191,8 @@ def _check(scene: SceneRecord, frames: Sequence[FrameRecord], cameras: Sequence[
             (all(frame.scene == scene.name for frame in frames), "frames bear the scene's name"),
             ([frame.index for frame in frames] == list(range(len(frames))), 'indices are 0, 1, 2'),
             (all(a < b for a, b in zip(stamps_ns, stamps_ns[1:])), 'stamps of frames increase'),
+            (all(stamp_ns > 0 for stamp_ns in (*stamps_ns[:1], *scene.ego.stamps_ns[:1])),
+             'stamps are above 0, core/ego.py takes no other'),
             (all(frame.command in COMMANDS for frame in frames), f'commands are of {COMMANDS}'),
             (all(set(frame.pictures) <= set(cameras) for frame in frames),
              f'pictures are of {tuple(cameras)}')):

@@ -32,6 +32,7 @@ _FRAMES = 8
 _TILE_WIDTH = 300
 _GAP, _BETWEEN, _MARGIN = 4, 22, 24
 _TITLE, _CAPTION = 92, 40
+_LEGEND_WIDTH = 1740
 _DPI = 100
 _INK, _MUTED = '#1b1f24', '#68727d'
 _PAPER, _ABSENT = 255, 228
@@ -60,7 +61,7 @@ def draw_sheet(dataset: Dataset, path: Path) -> None:
     tile = (_TILE_WIDTH, round(_TILE_WIDTH * header.image_height / header.image_width))
     block_width = len(rows[0]) * (tile[0] + _GAP) - _GAP
     block_height = len(rows) * (tile[1] + _GAP) - _GAP
-    width = 2 * (_MARGIN + block_width) + _BETWEEN
+    width = max(2 * (_MARGIN + block_width) + _BETWEEN, _LEGEND_WIDTH)
     canvas = np.full((_TITLE + len(shown) * (_CAPTION + block_height) + _MARGIN, width, 3),
                      _PAPER, dtype=np.uint8)
     texts = _draw_title(canvas, dataset)
