@@ -1,7 +1,7 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-Tiny nuScenes folders: all 13 tables, samples/, sweeps/ and maps/ as the official archives have them.
+Tiny nuScenes folders: all 13 tables, samples/, sweeps/ and maps/ as in the official archives.
 
 Stamps are nuScenes' own: cameras fire as the lidar sweeps past, 12 Hz from a 50 ms grid. Pictures
 are small synthetic JPEGs, or links to the real ones of ../shared/data, which stay where they are.
@@ -38,6 +38,7 @@ OFFSETS_US = {
     'CAM_BACK_RIGHT': -20_058, 'CAM_BACK': -10_426, 'CAM_BACK_LEFT': -528,
     'LIDAR_TOP': 0, 'RADAR_FRONT': 7_300}
 SLOT_US = 50_000
+MINI = 'v1.0-mini'
 SPEED_MPS, TURN_RADPS = 5.0, 0.25
 # Where the tiny scenes begin, heading along x; the drivable area lies round it.
 START_M = (400.0, 1100.0)
@@ -90,7 +91,11 @@ class TinyScene:
 TINY = (
     TinyScene('scene-0061', arc(TURN_RADPS)),
     TinyScene('scene-0103', arc(-TURN_RADPS), 'boston-seaport',
-              'Night, rain, many peds right, wait for turning car', 'n008-2018-08-01-15-16-36-0400'))
+              'Night, rain, many peds right, wait for turning car',
+              'n008-2018-08-01-15-16-36-0400'))
+
+FIRST_FRONT = (f"samples/CAM_FRONT/{TINY[0].log}__CAM_FRONT__{T0_US + OFFSETS_US['CAM_FRONT']}"
+               '.jpg')
 
 
 def real_scene(shared: Path = SHARED, num_keyframes: int = 8) -> TinyScene:
@@ -123,7 +128,7 @@ def real_scene(shared: Path = SHARED, num_keyframes: int = 8) -> TinyScene:
                      pictures={name: folder / f'{name}.jpg' for name in NUSCENES_CAMERAS})
 
 
-def make_nuscenes(root: Path, scenes: Sequence[TinyScene] = TINY, version: str = 'v1.0-mini',
+def make_nuscenes(root: Path, scenes: Sequence[TinyScene] = TINY, version: str = MINI,
                   annotated: bool = True, expansion: bool = True, can_bus: bool = False) -> Path:
     """Write a folder; returns it."""
     tables = _constant_tables()
@@ -262,7 +267,8 @@ def _add_annotations(tables: dict[str, list[dict[str, Any]]], scene: TinyScene,
             elapsed_s = (scene.keyframes_us[i] - start_us) / 1e6
             tables['sample_annotation'].append({
                 'token': tokens[i], 'sample_token': keys[i], 'instance_token': instance,
-                'visibility_token': '4', 'attribute_tokens': [token('attribute', 'vehicle.moving')],
+                'visibility_token': '4',
+                'attribute_tokens': [token('attribute', 'vehicle.moving')],
                 'translation': [x_m + 20.0 + moving_mps * elapsed_s, y_m + 3.0, 0.8],
                 'size': size_wlh, 'rotation': [math.cos(0.05), 0.0, 0.0, math.sin(0.05)],
                 'prev': tokens[i - 1] if i else '', 'next': (*tokens, '')[i + 1],

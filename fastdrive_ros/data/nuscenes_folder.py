@@ -48,13 +48,8 @@ class NuscenesFolder:
         return sorted(scene['name'] for scene in self.tables.scene)
 
 
-def open_nuscenes(root: Path, version: str | None) -> NuscenesFolder:
-    """
-    Read the tables of a version (None: the only one that is there); trainval takes a minute.
-
-    Raises DataError saying what is missing or damaged.
-    """
-    version = check_folder(root, version)
+def open_nuscenes(root: Path, version: str) -> NuscenesFolder:
+    """Read the tables of a version that check_folder found; raises DataError where damaged."""
     from nuscenes.nuscenes import NuScenes
 
     try:
@@ -65,7 +60,11 @@ def open_nuscenes(root: Path, version: str | None) -> NuscenesFolder:
 
 
 def check_folder(root: Path, version: str | None) -> str:
-    """Return the version to read; raises DataError when its tables or maps are not there."""
+    """
+    Return the version to read (None: the only one that is there).
+
+    Raises DataError saying what is missing of its tables, maps and pictures.
+    """
     if not root.is_dir():
         raise DataError(f'no nuScenes at {root}: the folder does not exist; give the one with '
                         'samples/ and v1.0-mini/ or v1.0-trainval/ in it')
