@@ -10,6 +10,7 @@ replaced and its shard given out again. Progress is asked for, not streamed: the
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections import Counter
@@ -118,7 +119,7 @@ class Fleet:
             answer = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, (DataError, OSError)):
-                raise error.cause from None  # the sentence, without the worker's traceback
+                raise _told(error.cause) from None  # the sentence, without the worker's traceback
             raise
         except self._ray.exceptions.RayError as error:  # died, or was killed for its memory
             self._replace(task, error, queue)
@@ -163,6 +164,13 @@ class Fleet:
             return self._ray.get(reference)
         except self._ray.exceptions.RayError:
             return 0  # its shard's own call says so, too, and is where a death is dealt with
+
+
+def _told(error: DataError | OSError) -> Exception:
+    """Return what to raise here for what a worker raised."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DataError('the disk is full: whole shards are kept, make room and start again')
+    return error
 
 
 def _line(error: Exception) -> str:
