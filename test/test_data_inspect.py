@@ -31,6 +31,7 @@ from fastdrive_ros.data.records import SceneRecord
 from fastdrive_ros.data.store import Dataset
 from fastdrive_ros.data.store import DatasetWriter
 from fastdrive_ros.tools import data_inspect
+from fastdrive_ros.tools.cli import main
 
 Drive = tuple[SceneRecord, list[FrameRecord]]
 
@@ -247,6 +248,12 @@ def test_a_dataset_without_a_shard(tmp_path: Path, capsys: pytest.CaptureFixture
         inspect(tmp_path, '--sheet', str(tmp_path / 'sheet.png'))
     with pytest.raises(DataError, match='no dataset at '):
         inspect(tmp_path / 'nowhere')
+
+
+def test_the_command_says_it_in_a_sentence(tmp_path: Path,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['data', 'inspect', str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f'fastdrive: error: {tmp_path} is not a dataset')
 
 
 def test_the_sheet_shows_frames_from_all_over(dataset: Path, tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ from fastdrive_ros.data.shard import sync
 _SHARD = re.compile(r'(\d{6,})(\.partial)?')
 
 
+class ShardBusyError(DataError):
+    """Another process is writing the shard."""
+
+
 class DatasetWriter:
     """Makes a dataset, or continues one."""
 
@@ -119,10 +123,6 @@ class DatasetWriter:
         finally:
             Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
-
-
-class ShardBusyError(DataError):
-    """Another process is writing the shard."""
 
 
 class Dataset:
