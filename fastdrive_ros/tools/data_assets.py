@@ -12,11 +12,13 @@ _DESCRIPTION = """\
 Fetch the car models that the simulator draws: 62 MB through pip, from whichever package index pip
 uses here, checked and kept in ~/.cache/fastdrive_ros. Interrupted, run it again.
 
-Also says whether this machine can draw (EGL; no screen and no graphics card are needed).
+Also says whether the simulator is installed and whether this machine can draw (EGL; no screen and
+no graphics card are needed).
 """
 _EPILOG = """\
 examples:
   fastdrive data assets
+  fastdrive data assets --check
   fastdrive data assets --wheel metadrive_simulator-0.3.0.1-py3-none-any.whl
 """
 
@@ -36,12 +38,14 @@ def run(args: argparse.Namespace) -> int:
     """Fetch or check; 0 when the simulator can run."""
     from fastdrive_ros.sim.assets import check_assets
     from fastdrive_ros.sim.assets import check_egl
+    from fastdrive_ros.sim.assets import check_installed
     from fastdrive_ros.sim.assets import fetch_assets
 
     if args.check:
         print(f'{check_assets()}: all models are there and unchanged')
     else:
         fetch_assets(args.wheel, print)
+    check_installed()
     check_egl()
-    print('EGL is there: the simulator can draw')
+    print('MetaDrive and EGL are there: the simulator can run')
     return 0
