@@ -109,14 +109,16 @@ def real_scene(shared: Path = SHARED, num_keyframes: int = 8) -> TinyScene:
     folder = shared / 'nuscenes_frames' / '01_scene0061_kf00'
     stamps_us = [row['stamps_us']['CAM_BACK_LEFT'] - OFFSETS_US['CAM_BACK_LEFT']
                  for row in drive['keyframes']]
-    tenths = np.arange(len(drive['x'])) / 5.0  # index 5k is keyframe k
-    yaws = np.unwrap(drive['yaw'])
+    # Index 5k is keyframe k. The sweeps before keyframe 0 go on as the first two samples do.
+    keyframes = np.arange(-1, len(drive['x'])) / 5.0
+    ways = [np.array([2 * way[0] - way[1], *way])
+            for way in (drive['x'], drive['y'], np.unwrap(drive['yaw']))]
 
     def pose(stamp_us: int) -> tuple[float, float, float]:
-        at = np.interp(stamp_us - stamps_us[0], np.subtract(stamps_us, stamps_us[0]),
-                       np.arange(len(stamps_us)))
-        return tuple(float(np.interp(at, tenths, values))
-                     for values in (drive['x'], drive['y'], yaws))
+        later = min(max(np.searchsorted(stamps_us, stamp_us), 1), len(stamps_us) - 1)
+        start_us, end_us = stamps_us[later - 1], stamps_us[later]
+        at = later - 1 + (stamp_us - start_us) / (end_us - start_us)
+        return tuple(float(np.interp(at, keyframes, way)) for way in ways)
 
     cameras = []
     for name in NUSCENES_CAMERAS:
