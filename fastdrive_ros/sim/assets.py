@@ -40,11 +40,14 @@ The car models in `models/vehicle` come from the wheel of metadrive-simulator 0.
 by metadriverse, Apache-2.0 as a whole). As far as their authors' licences are stated, in that
 project's history:
 
-- `beetle`, `130`: CC-BY-4.0
+- `beetle`: "Beetle/Fusca (Version 1)" by soujagah (https://sketchfab.com/soujagah), CC-BY-4.0
+- `130`: "130" by mononofu (https://sketchfab.com/guest248), CC-BY-4.0
 - `ferra`, `lada`, `truck`: no statement of their own, the package's applies
 
-They are fetched by `fastdrive data assets` and are not part of fastdrive_ros. Pictures rendered
-with them should name MetaDrive and the authors of these models.
+CC-BY-4.0: http://creativecommons.org/licenses/by/4.0/
+
+They are fetched by `fastdrive data assets`, drawn with fewer triangles and other colours, and are
+not part of fastdrive_ros. Pictures rendered with them should name MetaDrive and these authors.
 """
 
 
