@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -100,16 +101,15 @@ class GroundedSam:
 
     def _segment(self, picture: np.ndarray, boxes: list[Box], detect_ms: float) -> Labels:
         began_s = time.perf_counter()
-        areas = zip((box.name for box in boxes), self._masks(picture, boxes))
         mask = paint(*picture.shape[:2], [sought.name for sought in self._config.classes],
-                     list(areas))
+                     list(self._areas(picture, boxes).items()))
         return Labels(mask, tuple(boxes), detect_ms, self._since_ms(began_s))
 
-    def _masks(self, picture: np.ndarray, boxes: list[Box]) -> np.ndarray:
-        """Return bool (len(boxes), H, W)."""
-        height, width = picture.shape[:2]
+    def _areas(self, picture: np.ndarray, boxes: list[Box]) -> dict[str, np.ndarray]:
+        """Return {class: bool (H, W), all its boxes' masks in one}."""
+        areas: dict[str, np.ndarray] = {}
         if not boxes:
-            return np.zeros((0, height, width), dtype=bool)
+            return areas
         inputs = self._segmenter_processor(
             images=picture, input_boxes=[[list(box.corners_px) for box in boxes]],
             return_tensors='pt')
@@ -119,13 +119,15 @@ class GroundedSam:
         corners = inputs['input_boxes'].to(self._device, torch.float32)
         embeddings = self._segmenter.get_image_embeddings(
             inputs['pixel_values'].to(self._device))
-        masks = []
+        named = iter(boxes)
+        # Merged batch by batch: hundreds of boxes would be gigabytes of masks.
         for some in corners.split(self._config.boxes_per_batch, dim=1):
             outputs = self._segmenter(image_embeddings=embeddings, input_boxes=some,
                                       multimask_output=False)
-            masks.append(self._segmenter_processor.post_process_masks(
-                outputs.pred_masks, *sizes)[0][:, 0].cpu().numpy())
-        return np.concatenate(masks).astype(bool)
+            masks = self._segmenter_processor.post_process_masks(outputs.pred_masks, *sizes)[0]
+            for box, mask in zip(islice(named, len(masks)), masks[:, 0].cpu().numpy()):
+                areas[box.name] = mask | areas.get(box.name, False)
+        return areas
 
     def _since_ms(self, began_s: float) -> float:
         if self._device.startswith('cuda'):
