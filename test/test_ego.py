@@ -288,6 +288,15 @@ def test_pause_of_odometry_goes_on() -> None:
     assert buffer.resets == 0
 
 
+def test_no_way_is_made_up_between_two_drives() -> None:
+    """One drive ends at 500 m, the next begins 3 s later at the origin: history has only that."""
+    ended = [replace(straight(time_s, 0.0), position_m=(500.0, 0.0, 0.0)) for time_s in (0.0, 0.1)]
+    buffer = filled(*ended, *(straight(time_s, 0.0) for time_s in (2.9, 3.0)))
+    history = buffer.at(at_s(3.0)).history
+    assert history[:, 0].tolist() == [0, 0, 0, 0]
+    assert history[:, -1].tolist() == [0, 0, 1, 1]   # 2.5 s from 3.0 s back; 2.0 s is too far
+
+
 def test_another_frame_starts_again() -> None:
     """Poses of 'map' and 'odom' are never mixed."""
     buffer = filled(straight(0.0), replace(straight(0.1), frame_id='odom'))

@@ -184,7 +184,9 @@ class EgoBuffer:
         nearest = min(around, key=lambda sample: abs(sample.stamp_ns - stamp_ns))
         if abs(nearest.stamp_ns - stamp_ns) > max_age_ns:
             return None
-        if len(around) == 1 or nearest.stamp_ns == stamp_ns:
+        # Over a gap this long there is no way between the two: a drive may have ended in it.
+        apart = around[-1].stamp_ns - around[0].stamp_ns > _JUMP_NS
+        if len(around) == 1 or apart or nearest.stamp_ns == stamp_ns:
             return _moved(nearest, stamp_ns)
         return _between(around[0], around[1], stamp_ns)
 
