@@ -25,7 +25,7 @@ from fastdrive_ros.core.rotation import Vector
 SPLITS = ('train', 'val', 'test')
 COMMANDS = ('left', 'straight', 'right')
 # Outcomes that make a drive a demonstration; any other is a failure and is kept apart.
-GOOD_OUTCOMES = ('arrived', 'time_limit', 'recorded')
+GOOD_OUTCOMES = ('arrived', 'recorded')
 
 # The drivable raster: uint8 (512, 512), 255 where a car may drive, base_link in the middle
 # (row 256, column 256), x forward = up, y left = left.
@@ -121,7 +121,7 @@ class SceneRecord:
     source: str
     """'metadrive', 'nuscenes' or 'bag'."""
     outcome: str
-    """'arrived', 'time_limit' (still driving well), 'recorded', or a failure: 'crash_vehicle', ..."""
+    """'arrived', 'recorded' (nothing went wrong while it was), or a failure: 'crash_vehicle' ..."""
     cameras: tuple[Camera, ...]
     ego: EgoTrack
     frame_id: str = 'map'

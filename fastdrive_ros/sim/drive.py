@@ -29,6 +29,8 @@ from fastdrive_ros.sim.world import World
 EPOCH_NS = 1_700_000_000_000_000_000
 """Simulated time begins at this stamp: a plausible one, because 0 means 'no stamp' in ROS."""
 JPEG_QUALITY = 90
+_LATEST_START_STEPS, _RECORDED_STEPS, _MARGIN_STEPS = 200, 200, 30
+_FEWEST_FRAMES = 8
 SEEDS_A_SHARD = 1000
 SEEDS_A_SPLIT = 100_000_000
 """Seeds of train begin at 0, of val and test at one and two of these: no drive is in two."""
@@ -50,29 +52,36 @@ def seeds_of(split: str, shard: int) -> Iterator[int]:
 
 
 def drive(world: World, seed: int, rate_hz: float,
-          on_frame: Callable[[], None] = lambda: None) -> Drive:
+          on_frame: Callable[[], None] = lambda: None) -> Drive | None:
     """
-    Drive a seed to its end, taking pictures at ``rate_hz`` (10 divided by a whole number).
+    Drive a seed and record up to 20 s of it, with pictures at ``rate_hz`` (10 / a whole number).
 
-    ``on_frame`` is called after each frame, and may raise to break off.
+    Recording begins somewhere within the first 20 s of the drive; odometry begins 3 s before the
+    first picture and ends 3 s after the last, so that nearly every frame has its past and future.
+    None: the road ended before there was anything to record. ``on_frame`` is called after each
+    frame, and may raise to break off.
     """
     every = round(1.0 / (STEP_S * rate_hz))
     if every < 1 or abs(every * STEP_S * rate_hz - 1.0) > 1e-6:
         raise ValueError(f'pictures are taken at 10 Hz divided by a whole number, not {rate_hz} Hz')
     world.reset(seed)
     name = f'sim-{seed:09d}'
-    egos, frames = [world.ego], [_frame(world, name, 0, _stamp_ns(0))]
-    while not world.outcome:
-        world.step()
-        if world.outcome.startswith('crash'):
-            break  # what the physics makes of the impact is no driving
-        egos.append(world.ego)
-        if (len(egos) - 1) % every == 0:
-            frames.append(_frame(world, name, len(frames), _stamp_ns(len(egos) - 1)))
+    first = int(np.random.default_rng([seed, 3]).integers(0, _LATEST_START_STEPS))
+    egos, frames = [world.ego], []
+    for step in range(first + _RECORDED_STEPS + _MARGIN_STEPS):
+        if 0 <= step - first <= _RECORDED_STEPS and (step - first) % every == 0:
+            frames.append(_frame(world, name, len(frames), _stamp_ns(step)))
             on_frame()
+        world.step()
+        if world.outcome:
+            break
+        egos.append(world.ego)
+    if len(frames) < _FEWEST_FRAMES:
+        return None
+    begin = max(0, first - _MARGIN_STEPS)
     scene = SceneRecord(
-        name=name, source='metadrive', outcome=world.outcome, cameras=world.cameras,
-        ego=_track(egos), seed=seed, conditions=world.conditions,
+        name=name, source='metadrive', outcome=world.outcome or 'recorded', cameras=world.cameras,
+        ego=_track(egos[begin:], begin), seed=seed, conditions=world.conditions,
         lanes=tuple(np.column_stack([lane, np.zeros(len(lane))]) for lane in world.roads.lanes))
     return Drive(scene, frames)
 
@@ -98,9 +107,9 @@ def _png(mask: np.ndarray) -> bytes:
     return cv2.imencode('.png', mask, _MASK_COMPRESSION)[1].tobytes()
 
 
-def _track(egos: list[Ego]) -> EgoTrack:
+def _track(egos: list[Ego], begin: int) -> EgoTrack:
     return EgoTrack(
-        np.array([_stamp_ns(step) for step in range(len(egos))], dtype=np.int64),
+        np.array([_stamp_ns(begin + step) for step in range(len(egos))], dtype=np.int64),
         np.array([ego.position_m for ego in egos]), np.array([ego.orientation_xyzw for ego in egos]),
         np.array([ego.velocity_mps for ego in egos]),
         np.array([ego.angular_velocity_radps for ego in egos]))

@@ -127,6 +127,8 @@ def _make_shard(split: str, number: int) -> None:
     with writer.shard(split, number) as shard:
         for seed in seeds_of(split, number):
             made = drive(_here['world'], seed, dataset.rate_hz, lambda: _count(tally))
+            if made is None:
+                continue
             shard.add(made.scene, made.frames)
             with tally.drives.get_lock():
                 tally.drives.value += made.scene.good

@@ -26,6 +26,7 @@ from fastdrive_ros.sim.looks import Look
 _SAMPLES = 2
 _COLUMNS = 3
 _NEAR_M, _FAR_M = 0.2, 900.0
+_LIGHT_LEFT = 4.32  # 2 ** -4.32 is the 5 % left at `visibility_m`
 
 _VERTEX = """
 #version 150
@@ -33,18 +34,20 @@ uniform mat4 p3d_ModelViewProjectionMatrix;
 uniform mat4 p3d_ModelViewMatrix;
 uniform mat4 p3d_ModelMatrix;
 uniform vec4 p3d_ColorScale;
+uniform vec3 sun_direction, sun, ambient, gain;
+uniform float glow;
 in vec4 p3d_Vertex;
 in vec3 p3d_Normal;
 in vec4 p3d_Color;
 in vec2 p3d_MultiTexCoord0;
-out vec3 albedo;
-out vec3 normal;
+out vec3 lit;
 out vec3 eye;
 out vec2 uv;
 void main() {
   gl_Position = p3d_ModelViewProjectionMatrix * p3d_Vertex;
-  albedo = p3d_Color.rgb * p3d_ColorScale.rgb;
-  normal = mat3(p3d_ModelMatrix) * p3d_Normal;
+  vec3 n = normalize(mat3(p3d_ModelMatrix) * p3d_Normal);
+  vec3 light = ambient * (0.75 + 0.25 * n.z) + sun * max(0.0, dot(n, sun_direction));
+  lit = p3d_Color.rgb * p3d_ColorScale.rgb * mix(light, vec3(1.0), glow) * gain;
   eye = (p3d_ModelViewMatrix * p3d_Vertex).xyz;
   uv = p3d_MultiTexCoord0;
 }
@@ -53,22 +56,15 @@ _FRAGMENT = """
 #version 150
 uniform sampler2D p3d_Texture0;
 uniform float class_id;
-uniform float glow;
-uniform vec3 sun_direction, sun, ambient, fog;
-uniform vec3 gain;
+uniform vec3 fog;
 uniform float fog_density;
-in vec3 albedo;
-in vec3 normal;
+in vec3 lit;
 in vec3 eye;
 in vec2 uv;
 out vec4 result;
 void main() {
-  vec3 n = normalize(normal);
-  vec3 light = ambient * (0.75 + 0.25 * n.z) + sun * max(0.0, dot(n, sun_direction));
-  vec3 lit = albedo * texture(p3d_Texture0, uv).rgb * mix(light, vec3(1.0), glow);
-  float distance = length(eye);
-  lit = mix(fog, lit, exp(-distance * fog_density));
-  result = vec4(clamp(lit * gain, 0.0, 1.0), class_id / 255.0);
+  float clear = exp2(-fog_density * length(eye));
+  result = vec4(mix(fog, lit * texture(p3d_Texture0, uv).rgb, clear), class_id / 255.0);
 }
 """
 
@@ -110,7 +106,9 @@ class Renderer:
         """Light the scene; ``rng`` draws the sensor noise."""
         self.scene.set_shader_inputs(
             sun_direction=look.sun_direction, sun=look.sun_rgb, ambient=look.ambient_rgb,
-            fog=look.horizon_rgb, fog_density=3.0 / look.visibility_m,
+            fog=tuple(look.exposure * tint * rgb
+                      for tint, rgb in zip(look.tint_rgb, look.horizon_rgb)),
+            fog_density=_LIGHT_LEFT / look.visibility_m,
             gain=tuple(look.exposure * tint for tint in look.tint_rgb))
         self._noise = np.clip(rng.normal(0.0, 255.0 * look.noise, (
             2 * self.height, 2 * self.width, 3)), -127, 127).astype(np.int8)

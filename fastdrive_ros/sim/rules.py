@@ -11,8 +11,9 @@ The expert and all traffic obey the same rules; sim/driver.py turns their answer
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from dataclasses import field
 
 import numpy as np
 
@@ -22,6 +23,8 @@ _LATERAL_MPS2 = 1.8
 _BRAKING_MPS2 = 1.6
 _HARD_BRAKING_MPS2 = 3.5
 _CLEARANCE_M = 2.4
+_WALKER_GAP_M = 1.9
+_SIGHT_M = 40.0
 _LOOK_S = 3.5
 _CROSSING_COS = math.cos(math.radians(25.0))
 # Who has yielded this long without anybody passing goes on, or two would wait for each other.
@@ -79,15 +82,43 @@ class Moving:
     length_m: float
 
 
-@dataclass
+class Everybody:
+    """Moving things as arrays, M of them, so that one driver looks at all of them at once."""
+
+    def __init__(self, moving: Mapping[str, Moving]) -> None:
+        """Stack them."""
+        self.names = list(moving)
+        values = moving.values()
+        self.positions_m = np.array([each.position_m for each in values]).reshape(-1, 2)
+        self.velocities_mps = np.array([each.velocity_mps for each in values]).reshape(-1, 2)
+        self.speeds_mps = np.hypot(*self.velocities_mps.T)
+        self.yaws_rad = np.array([each.yaw_rad for each in values])
+        self.lengths_m = np.array([each.length_m for each in values])
+
+    def near(self, place_m: np.ndarray, reach_m: float, but: str = '') -> np.ndarray:
+        """Return the indices of those within reach, without one name."""
+        close = (np.abs(self.positions_m - place_m) < reach_m).all(axis=1)
+        if but in self.names:
+            close[self.names.index(but)] = False
+        return np.flatnonzero(close)
+
+
 class Rules:
     """Everything that all drivers need to know of the others; the world keeps it up to date."""
 
-    time_s: float = 0.0
-    crossings: list[Crossing] = field(default_factory=list)
-    vehicles: dict[str, Moving] = field(default_factory=dict)
-    pedestrians: list[Moving] = field(default_factory=list)
-    _waiting_s: dict[str, float] = field(default_factory=dict)
+    def __init__(self, crossings: Sequence[Crossing] = ()) -> None:
+        """Begin with an empty road."""
+        self.crossings = list(crossings)
+        self._waiting_s: dict[str, float] = {}
+        self.update(0.0, {}, [])
+
+    def update(self, time_s: float, vehicles: Mapping[str, Moving],
+               pedestrians: Sequence[Moving]) -> None:
+        """Take note of where everybody is."""
+        self.time_s = time_s
+        self.vehicles, self.pedestrians = vehicles, pedestrians
+        self._cars = Everybody(vehicles)
+        self._walkers = Everybody({str(i): walker for i, walker in enumerate(pedestrians)})
 
     def light(self, road: tuple[str, str]) -> str:
         """Return 'green', 'yellow', 'red', or 'none' for an approach without lights."""
@@ -120,45 +151,43 @@ class Rules:
         return distance
 
     def _pedestrians_m(self, path: Path, front_m: float) -> float:
-        nearest = math.inf
-        for walker in self.pedestrians:
-            # Where he is, and where his next step and a half will take him.
-            for ahead_s in (0.0, 0.8, 1.6):
-                gaps = np.linalg.norm(
-                    path.points_m - walker.position_m - ahead_s * walker.velocity_mps, axis=1)
-                hit = np.flatnonzero((gaps < 1.9) & (path.along_m > front_m))
-                if len(hit):
-                    nearest = min(nearest, path.along_m[hit[0]] - front_m - 2.5)
-        return nearest
+        them = self._walkers
+        near = them.near(path.points_m[0], path.along_m[-1] + 6.0)
+        # Where they are, and where the next step and a half will take them: (near, 3, 2).
+        where = them.positions_m[near, None] + (
+            np.array([0.0, 0.8, 1.6])[:, None] * them.velocities_mps[near, None])
+        gaps = np.linalg.norm(path.points_m[:, None, None] - where, axis=-1)
+        hit = (gaps < _WALKER_GAP_M).any(axis=(1, 2)) & (path.along_m > front_m)
+        return path.along_m[np.argmax(hit)] - front_m - 2.5 if hit.any() else math.inf
 
     def _crossing_m(self, me: str, path: Path, speed_mps: float, front_m: float) -> float:
-        nearest = math.inf
+        them = self._cars
+        near = them.near(path.points_m[0], _SIGHT_M, me)
+        if not len(near):
+            return math.inf
         arrival_s = path.along_m / max(speed_mps, 2.5)
         soon = (arrival_s < _LOOK_S) | (path.along_m < 9.0)
+        ahead = path.along_m > front_m
         heading = np.gradient(path.points_m, axis=0)
         heading /= np.maximum(np.linalg.norm(heading, axis=1, keepdims=True), 1e-6)
-        for name, other in self.vehicles.items():
-            if name == me or np.abs(other.position_m - path.points_m[0]).max() > 40.0:
-                continue
-            facing = np.array([math.cos(other.yaw_rad), math.sin(other.yaw_rad)])
-            other_mps = float(np.linalg.norm(other.velocity_mps))
-            cosine = heading @ facing
-            where = other.position_m + arrival_s[:, None] * other.velocity_mps
-            gaps = np.linalg.norm(where - path.points_m, axis=1)
-            # Followed and oncoming vehicles are not crossing; their own lane keeps them apart.
-            crossing = soon & (gaps < _CLEARANCE_M) & (np.abs(cosine) < _CROSSING_COS)
-            standing = (np.linalg.norm(other.position_m - path.points_m, axis=1) < 1.6) & (
-                path.along_m > front_m) & (other_mps < 0.5)
-            hit = np.flatnonzero(crossing & (path.along_m > front_m - 1.0))
-            if len(hit):
-                point = path.points_m[hit[0]]
-                other_s = np.linalg.norm(other.position_m - point) / max(other_mps, 0.5)
-                if other_mps > 0.5 and other_s < arrival_s[hit[0]] + 0.5:
-                    nearest = min(nearest, path.along_m[hit[0]] - front_m - 4.0)
-            if standing.any():
-                nearest = min(nearest, path.along_m[np.argmax(standing)] - front_m
-                              - other.length_m / 2 - 1.5)
-        return nearest
+        yaws, speeds = them.yaws_rad[near], them.speeds_mps[near]
+        cosine = heading @ np.stack([np.cos(yaws), np.sin(yaws)])  # (S, near)
+        now = np.linalg.norm(path.points_m[:, None] - them.positions_m[near], axis=-1)
+        then = np.linalg.norm(path.points_m[:, None] - them.positions_m[near] - (
+            arrival_s[:, None, None] * them.velocities_mps[near]), axis=-1)
+        # Followed and oncoming vehicles are not crossing; their own lane keeps them apart.
+        crossing = ((soon & (path.along_m > front_m - 1.0))[:, None] & (then < _CLEARANCE_M)
+                    & (np.abs(cosine) < _CROSSING_COS))
+        # Who is there before us, or about when we are, goes first.
+        first = (speeds > 0.5) & (now / np.maximum(speeds, 0.5) < arrival_s[:, None] + 0.5)
+        standing = ahead[:, None] & (now < 1.6) & (speeds < 0.5)
+        return min(_nearest(path.along_m - front_m - 4.0, (crossing & first).any(axis=1)), *(
+            _nearest(path.along_m - front_m - length / 2 - 1.5, column)
+            for length, column in zip(them.lengths_m[near], standing.T)))
+
+
+def _nearest(distances_m: np.ndarray, where: np.ndarray) -> float:
+    return float(distances_m[np.argmax(where)]) if where.any() else math.inf
 
 
 def speed_limit_mps(path: Path, wish_mps: float) -> float:

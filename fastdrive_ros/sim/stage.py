@@ -191,7 +191,7 @@ def _texture(pixels: np.ndarray) -> Any:
     texture.setup_2d_texture(pixels.shape[1], pixels.shape[0], Texture.T_unsigned_byte,
                              Texture.F_rgb8)
     texture.set_ram_image(np.ascontiguousarray(pixels).tobytes())
-    texture.set_minfilter(SamplerState.FT_linear_mipmap_linear)
+    texture.set_minfilter(SamplerState.FT_linear_mipmap_nearest)
     texture.set_wrap_u(SamplerState.WM_repeat)
     texture.set_wrap_v(SamplerState.WM_repeat)
     return texture

@@ -30,6 +30,7 @@ _GAP_M = 14.0
 _EGO_GAP_M = 18.0
 _SPAWN_M = 5.0
 _UNSEEN_M = 90.0
+_MOST_VEHICLES = 18
 
 # Nothing is drawn by MetaDrive, so its own download of pictures is never needed.
 BaseEngine.try_pull_asset = lambda self: None
@@ -54,7 +55,7 @@ class TrafficManager(PGTrafficManager):
     """Vehicles on every road, both directions, moving from the start; for who leaves one joins."""
 
     def reset(self) -> None:
-        """Fill the lanes to the configured density."""
+        """Fill the lanes to the configured density, from the ego vehicle outwards."""
         self._traffic_vehicles = []
         self.block_triggered_vehicles = []
         self._free_lanes = self._lanes()
@@ -62,11 +63,14 @@ class TrafficManager(PGTrafficManager):
         network = self.engine.current_map.road_network
         first = network.graph[FirstPGBlock.NODE_1][FirstPGBlock.NODE_2][0]
         ego = np.array(first.position(_SPAWN_M, 0.0))  # it is put there only after us
-        for lane in self._free_lanes:
-            places = np.arange(6.0, lane.length - 8.0, _GAP_M)
-            for along in places[self.np_random.rand(len(places)) < density]:
-                if np.linalg.norm(np.array(lane.position(along, 0.0)) - ego) > _EGO_GAP_M:
-                    self._spawn(lane, float(along))
+        places = [(float(np.linalg.norm(np.array(lane.position(along, 0.0)) - ego)), lane, along)
+                  for lane in self._free_lanes
+                  for along in np.arange(6.0, lane.length - 8.0, _GAP_M)]
+        wanted = [place for place in places
+                  if self.np_random.rand() < density and place[0] > _EGO_GAP_M]
+        # The nearest: each costs as much time as a third of a picture.
+        for _, lane, along in sorted(wanted, key=lambda place: place[0])[:_MOST_VEHICLES]:
+            self._spawn(lane, float(along))
 
     def before_reset(self) -> None:
         """Forget the vehicles of the last episode."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Walker:
     """Waits until the ego vehicle is closer than this, then crosses once."""
     walking: bool = True
 
-    @property
+    @cached_property
     def length_m(self) -> float:
         """Of the line."""
         return float(np.linalg.norm(np.diff(self.line_m, axis=0), axis=1).sum())

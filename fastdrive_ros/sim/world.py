@@ -45,7 +45,6 @@ from fastdrive_ros.sim.walkers import draw_walkers
 STEP_S = 0.1
 WORLD_VERSION = 1
 """Counts up whenever a seed would no longer give the same drive and pictures."""
-_TIME_LIMIT_S = 60.0
 _STUCK_S = 30.0
 # MetaDrive's blocks: straight, curve, crossing, T, roundabout, ramps.
 _BLOCKS, _BLOCK_SHARE = 'SCXTOrR', (0.12, 0.22, 0.22, 0.16, 0.12, 0.08, 0.08)
@@ -233,11 +232,9 @@ class World:
 
     def _update_rules(self) -> None:
         everybody = (self._env.agent, *self._env.engine.traffic_manager.moving)
-        self._rules.time_s = self.time_s
-        self._rules.vehicles = {vehicle.name: Moving(
+        self._rules.update(self.time_s, {vehicle.name: Moving(
             np.array(vehicle.position), np.array(vehicle.velocity), float(vehicle.heading_theta),
-            vehicle.LENGTH) for vehicle in everybody}
-        self._rules.pedestrians = [walker.state() for walker in self._walkers]
+            vehicle.LENGTH) for vehicle in everybody}, [walker.state() for walker in self._walkers])
 
     def _judge(self, ended: bool, info: Mapping[str, Any]) -> str:
         for cause, outcome in (('arrive_dest', 'arrived'), ('crash_vehicle', 'crash_vehicle'),
@@ -250,9 +247,7 @@ class World:
             return 'crash_pedestrian'
         waits = self._env.agent.speed < 0.3 and self.traffic_light in ('none', 'green')
         self._standing_s = self._standing_s + STEP_S if waits else 0.0
-        if self._standing_s > _STUCK_S:
-            return 'stuck'
-        return 'time_limit' if self.time_s > _TIME_LIMIT_S else ''
+        return 'stuck' if self._standing_s > _STUCK_S else ''
 
     def _hits_walker(self) -> bool:
         vehicle = self._env.agent
