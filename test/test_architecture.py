@@ -35,7 +35,7 @@ MAY_IMPORT = {
     'data': ('bags', 'bag_trouble', 'config', 'core', 'ros.messages'),
     'sim': ('core', 'data'),
     'ros': ('assemble', 'bags', 'config', 'intake', 'pipeline', 'planners', 'core', 'runtime',
-            'data.records', 'sim'),
+            'data.records', 'data.bag_messages', 'sim'),
     'learn': ('core', 'data', 'runtime'),
     'tools': ('assemble', 'bags', 'config', 'intake', 'pipeline', 'planners', 'core', 'runtime',
               'ros', 'learn', 'data', 'sim'),

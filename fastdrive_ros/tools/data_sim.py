@@ -46,7 +46,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--rate-hz', type=float, default=2.0, choices=(1.0, 2.0, 5.0, 10.0),
                         help='pictures a second of driving (default: %(default)g, as nuScenes '
                         'keyframes; 10 makes smooth bags)')
-    parser.add_argument('--size', type=_size, default=(448, 252), metavar='WxH',
+    parser.add_argument('--size', type=picture_size, default=(448, 252), metavar='WxH',
                         help='of the pictures (default: 448x252)')
 
 
@@ -119,7 +119,8 @@ def _check_room(args: argparse.Namespace, frames: int) -> None:
                         f'{free / 1e9:.1f} GB free: make room, choose another disk, or ask for less')
 
 
-def _size(text: str) -> tuple[int, int]:
+def picture_size(text: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT, for argparse."""
     try:
         width, height = (int(number) for number in text.lower().split('x'))
     except ValueError:
