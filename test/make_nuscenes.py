@@ -109,9 +109,9 @@ def real_scene(shared: Path = SHARED, num_keyframes: int = 8) -> TinyScene:
     folder = shared / 'nuscenes_frames' / '01_scene0061_kf00'
     stamps_us = [row['stamps_us']['CAM_BACK_LEFT'] - OFFSETS_US['CAM_BACK_LEFT']
                  for row in drive['keyframes']]
-    # Index 5k is keyframe k. The sweeps before keyframe 0 go on as the first two samples do.
-    keyframes = np.arange(-1, len(drive['x'])) / 5.0
-    ways = [np.array([2 * way[0] - way[1], *way])
+    # Index 5k is keyframe k; before keyframe 0 it went as from the first sample to the second.
+    keyframes = np.array([-1.0, *np.arange(len(drive['x'])) / 5.0])
+    ways = [np.array([6 * way[0] - 5 * way[1], *way])
             for way in (drive['x'], drive['y'], np.unwrap(drive['yaw']))]
 
     def pose(stamp_us: int) -> tuple[float, float, float]:

@@ -10,6 +10,7 @@ none with a velocity. Its quaternions are w, x, y, z, its stamps microseconds.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -126,7 +127,9 @@ def _units(quaternions: np.ndarray) -> np.ndarray:
 def _rotation_vectors(xyzw: np.ndarray) -> np.ndarray:
     """Return float64 (M, 3): axis times angle, the shorter way."""
     xyzw = xyzw * np.where(xyzw[:, 3:] < 0.0, -1.0, 1.0)
-    sines = np.linalg.norm(xyzw[:, :3], axis=1, keepdims=True)
-    angles = 2.0 * np.arctan2(sines, xyzw[:, 3:])
-    # For no rotation the axis is anything; the limit of angle / sine is 2.
-    return xyzw[:, :3] * np.divide(angles, sines, out=np.full_like(sines, 2.0), where=sines > 0.0)
+    sines = np.linalg.norm(xyzw[:, :3], axis=1)
+    # math's atan2, because NumPy's gives another last bit on another processor, and NumPy 1.26's
+    # even at another address; a dataset has a checksum. For no rotation angle / sine becomes 2.
+    scales = [2.0 * math.atan2(sine, cosine) / sine if sine else 2.0
+              for sine, cosine in zip(sines.tolist(), xyzw[:, 3].tolist())]
+    return xyzw[:, :3] * np.array(scales)[:, None]

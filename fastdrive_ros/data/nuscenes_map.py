@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def rasterize(areas: list[list[np.ndarray]], x_m: float, y_m: float,
     """
     grid = np.zeros((DRIVABLE_CELLS, DRIVABLE_CELLS), np.uint8)
     reach_m = DRIVABLE_CELLS * DRIVABLE_CELL_M  # more than half the diagonal
-    c, s = np.cos(yaw_rad), np.sin(yaw_rad)
+    c, s = math.cos(yaw_rad), math.sin(yaw_rad)
     # base_link is where the four middle cells meet; fillPoly counts from the middle of cell 0.
     middle = DRIVABLE_CELLS / 2 - 0.5
     for rings in areas:
@@ -86,8 +87,8 @@ def rasterize(areas: list[list[np.ndarray]], x_m: float, y_m: float,
             continue
         cells = []
         for ring in rings:
-            offset = ring - (x_m, y_m)
-            forward, left = offset @ (c, s), offset @ (-s, c)
+            dx, dy = (ring - (x_m, y_m)).T
+            forward, left = c * dx + s * dy, c * dy - s * dx
             cells.append(np.column_stack([middle - left / DRIVABLE_CELL_M,
                                           middle - forward / DRIVABLE_CELL_M]))
         cv2.fillPoly(grid, [np.round(ring * (1 << _SHIFT)).astype(np.int32) for ring in cells],
