@@ -36,8 +36,8 @@ from fastdrive_ros.sim.world import World
 from fastdrive_ros.sim.world import WorldSettings
 
 FRAMES_A_SHARD = 200
-_HELD_OUT_SHARE = 0.05
-"""Of the shards, for val, and as many again for test."""
+_HELD_OUT_EVERY = 20
+"""One shard in so many is val, another one test."""
 _LICENSE = ('Rendered by fastdrive_ros with MetaDrive (Apache-2.0); the car models belong to their '
             'authors, see CREDITS.md of `fastdrive data assets`.')
 
@@ -53,8 +53,8 @@ def header(settings: WorldSettings, rate_hz: float) -> DatasetHeader:
 def shards_for(frames: int) -> dict[str, int]:
     """Return how many shards of each split hold this many frames; more frames, never fewer."""
     count = max(1, -(-frames // FRAMES_A_SHARD))
-    held_out = max(1, round(_HELD_OUT_SHARE * count)) if count >= len(SPLITS) else 0
-    return dict(zip(SPLITS, (count - 2 * held_out, held_out, held_out)))
+    held_out = [len(range(place, count, _HELD_OUT_EVERY)) for place in (1, 2)]
+    return dict(zip(SPLITS, (count - sum(held_out), *held_out)))
 
 
 @dataclass

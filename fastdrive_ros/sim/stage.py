@@ -159,7 +159,10 @@ class Stage:
         return node
 
     def _hang(self, node: Any, class_name: str, parent: Any = None, glow: float = 0.0) -> Any:
-        path = (parent or self._root).attach_new_node(node)
+        # A node of its own holds place, colour and class: a mesh that is drawn many times has one
+        # transform, shared by all who show it.
+        path = (parent or self._root).attach_new_node(class_name)
+        path.attach_new_node(node)
         path.set_shader_inputs(class_id=float(CLASSES.index(class_name)), glow=glow)
         # In the order of their making: left to itself Panda3D sorts by addresses in memory, and
         # where two things touch, the same seed would give another picture.

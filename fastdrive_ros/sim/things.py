@@ -73,8 +73,8 @@ def _simplify(source: Path, kept: Path) -> None:
         welded.vertices.astype(np.float32), welded.faces.astype(np.int32),
         target_reduction=max(0.0, 1.0 - _MAX_FACES / len(welded.faces)))
     _, nearest = cKDTree(vertices).query(points)
-    # glTF: y up, the car looks along z. Here: z up, along x.
-    turn = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]], dtype=np.float64)
+    # In the files y is up and the cars look along -z. Here: z up, along x.
+    turn = np.array([[0, 0, -1], [-1, 0, 0], [0, 1, 0]], dtype=np.float64)
     mesh = trimesh.Trimesh(points @ turn.T, triangles, process=False)
     kept.parent.mkdir(parents=True, exist_ok=True)
     staging = kept.with_suffix('.partial.npz')
