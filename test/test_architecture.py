@@ -31,8 +31,8 @@ MAY_IMPORT = {
     'bag_trouble': (),
     'bags': ('bag_trouble', 'config'),
     'assemble': ('config', 'pipeline', 'planners', 'core', 'runtime'),
-    # ros.messages is pure functions over any message classes; no ROS comes with it.
-    'data': ('bags', 'bag_trouble', 'config', 'core', 'ros.messages'),
+    # These two are pure functions over any message classes; no ROS comes with them.
+    'data': ('bags', 'bag_trouble', 'config', 'core', 'ros.messages', 'ros.convert'),
     'sim': ('core', 'data'),
     'ros': ('assemble', 'bags', 'config', 'intake', 'pipeline', 'planners', 'core', 'runtime',
             'data.records', 'data.bag_messages', 'sim'),

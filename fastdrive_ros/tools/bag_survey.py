@@ -22,6 +22,7 @@ from fastdrive_ros.core.types import EncodedImage
 from fastdrive_ros.core.types import Frame
 from fastdrive_ros.core.types import FrameError
 from fastdrive_ros.core.types import FrameSet
+from fastdrive_ros.data.bag_rig import info_topic
 from fastdrive_ros.ros.convert import stamp_to_ns
 from fastdrive_ros.ros.convert import to_frame
 
@@ -76,7 +77,7 @@ def survey(bag: Bag, fit: PresetFit, settings: Mapping[str, Any]) -> dict[str, A
     frame_ids: dict[str, str] = {}
     sync = _Sweeps(tuple(cameras), settings)
     camera_of = {topic: camera for camera, topic in fit.cameras.items()}
-    info_topics = {_info_topic(topic): camera for topic, camera in camera_of.items()}
+    info_topics = {info_topic(topic): camera for topic, camera in camera_of.items()}
     odometry = [fit.odometry_topic] if fit.has_odometry else []
     for message in bag.messages([*camera_of, *info_topics, *odometry]):
         decoded = bag.decode(message)
@@ -106,11 +107,6 @@ def survey(bag: Bag, fit: PresetFit, settings: Mapping[str, Any]) -> dict[str, A
         'tf': [name for name in ('/tf', '/tf_static') if name in bag.topics],
     }
     return {**report, 'troubles': _troubles(report, bag)}
-
-
-def _info_topic(image_topic: str) -> str:
-    base = image_topic.removesuffix('/compressed')
-    return f"{base.rpartition('/')[0]}/camera_info"
 
 
 def _picture(message: Any, camera: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from fastdrive_ros.tools.tables import print_table
 
 _EPILOG = """\
 example:
-  fastdrive inspect bags/sim_intersection_10hz
+  fastdrive inspect bags/sim_intersection_10hz --picture path.png
+
+The picture shows where the vehicle went, on the ground, in what its cameras saw: where that lies
+on the driven lane, the bag's stamps, calibration, transforms and odometry agree.
 
 Exit code 0: plans can be made on it. 1: not as it is (the reasons are listed).
 """
@@ -36,6 +40,8 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('bag', type=Path, metavar='BAG', help='rosbag2 folder, .mcap or .db3 file')
     parser.add_argument('--json', action='store_true', help='print one JSON document instead')
+    parser.add_argument('--picture', type=Path, metavar='PNG',
+                        help='draw the driven path into a few sweeps of the cameras')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,15 +50,24 @@ def run(args: argparse.Namespace) -> int:
         fits = fit_presets(bag.topics)
         best = fits[0]
         report = _survey(bag, best) if best.cameras else _nothing(bag)
-    report['preset_scores'] = {fit.preset: round(fit.score, 3) for fit in fits}
-    sync, odometry = report.get('sync'), report.get('odometry')
-    plannable = bool(sync and sync['whole'] + sync['partial'] and odometry)
-    report['next'] = _next_command(args.bag) if plannable else ''
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        _print(report)
+        report['preset_scores'] = {fit.preset: round(fit.score, 3) for fit in fits}
+        sync, odometry = report.get('sync'), report.get('odometry')
+        plannable = bool(sync and sync['whole'] + sync['partial'] and odometry)
+        report['next'] = _next_command(args.bag) if plannable else ''
+        if args.json:
+            print(json.dumps(report, indent=2))
+        else:
+            _print(report)
+        if args.picture:
+            _draw(bag, best, args.picture)
     return 0 if plannable else 1
+
+
+def _draw(bag: Bag, fit: PresetFit, path: Path) -> None:
+    from fastdrive_ros.tools.path_picture import draw
+
+    draw(bag, fit, check_settings(read_preset(fit.preset)), path)
+    print(f'picture: {path}', file=sys.stderr)
 
 
 def _survey(bag: Bag, fit: PresetFit) -> dict[str, Any]:
