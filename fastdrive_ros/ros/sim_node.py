@@ -60,6 +60,8 @@ from fastdrive_ros.ros.messages import ros_classes
 from fastdrive_ros.ros.parameters import is_ours
 from fastdrive_ros.ros.sim_clock import SimClock
 from fastdrive_ros.sim.assets import SimError
+from fastdrive_ros.sim.assets import assets_dir
+from fastdrive_ros.sim.assets import check_installed
 from fastdrive_ros.sim.drive import EPOCH_NS
 from fastdrive_ros.sim.drive import encode_jpeg
 from fastdrive_ros.sim.pace import Pace
@@ -139,6 +141,8 @@ def check_sim_settings(given: Mapping[str, Any]) -> SimSettings:
 
 def open_world(settings: SimSettings) -> World:
     """Start the simulator; raises SimError with what mends it."""
+    check_installed()
+    assets_dir()  # says at once what the first reset would miss
     return World(WorldSettings(settings.width, settings.height))
 
 
@@ -211,11 +215,11 @@ class SimNode(Node):
         step = 0
         while self._left() and not self.world.outcome:
             self._advance()
+            self.report.simulated_s = round(self.report.simulated_s + STEP_S, 6)
             if self.world.outcome.startswith('crash'):
                 return  # what the physics makes of the impact is no driving
             step += 1
             self._now_ns = begin_ns + step * _STEP_NS
-            self.report.simulated_s = round(self.report.simulated_s + STEP_S, 6)
             self._show(step)
 
     def _advance(self) -> None:
