@@ -19,10 +19,11 @@ export ROS_DOMAIN_ID := $(shell echo $$(( $$$$ % 100 + 1 )))
 export RMW_IMPLEMENTATION := rmw_fastrtps_cpp
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo dataset test lint bench clean
 
 help:
 	@echo 'make demo    play the sample bag through the live ROS 2 node: latency table and a picture'
+	@echo 'make dataset a labelled world to learn from: 1000 frames of six cameras in out/dataset'
 	@echo 'make test    run every test'
 	@echo 'make lint    check the style'
 	@echo 'make bench   measure preprocessing, the node and its memory on this computer'
@@ -37,6 +38,10 @@ demo: $(VENV)/.ros
 
 bench: $(VENV)/.ros
 	@$(BIN)/fastdrive bench
+
+dataset: $(VENV)/.sim
+	@$(BIN)/fastdrive data sim out/dataset --frames 1000
+	@$(BIN)/fastdrive data inspect out/dataset --sheet out/dataset.png
 
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest -q --durations=15 test $(ARGS)
@@ -68,6 +73,18 @@ $(VENV)/.ros: $(BIN)/python setup.py requirements/constraints.txt
 	@$(PIP) -e '.[ros,viz]'
 	@touch $@
 
+# MetaDrive asks for the OpenCV with windows, which needs libraries of a desktop and would overwrite
+# the one without that everything here uses; both are called cv2.
+HEADLESS := $(BIN)/python -m pip uninstall --quiet --yes opencv-python 2>/dev/null; \
+  $(PIP) --force-reinstall --no-deps opencv-python-headless
+
+$(VENV)/.sim: $(VENV)/.ros
+	@echo 'Installing the simulator (about 0.7 GB, once) ...'
+	@$(PIP) -e '.[ros,viz,data,sim]'
+	@$(HEADLESS)
+	@$(BIN)/fastdrive data assets
+	@touch $@
+
 # torch alone and first, in its build without CUDA where the index in use offers one (PyTorch's own
 # index for CPUs does, name it in PIP_EXTRA_INDEX_URL). The default build works as well, but brings
 # several gigabytes.
@@ -77,7 +94,11 @@ $(VENV)/.test: $(VENV)/.ros
 	  echo "No CPU build of torch in this package index (PIP_EXTRA_INDEX_URL may name PyTorch's):"; \
 	  echo 'taking the default build, which brings several gigabytes of CUDA.'; \
 	  $(PIP) 'torch==$(TORCH)'; }
-	@$(PIP) -e '.[ros,viz,train,rtx,test]'
+	@$(PIP) -e '.[ros,viz,train,rtx,data,sim,label,test]'
+	@$(PIP) --no-deps nuscenes-devkit==1.2.0
+	@$(PIP) -r requirements/nuscenes.txt
+	@$(HEADLESS)
+	@$(BIN)/fastdrive data assets || echo 'Tests that draw will be skipped.'
 	@touch $@
 
 $(VENV)/.lint: $(BIN)/python requirements/constraints.txt

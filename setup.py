@@ -13,6 +13,7 @@ SHARE = f'share/{NAME}'
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / NAME / '__init__.py').read_text()).group(1)
 WHEELS_OF_ROS = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
+WHEELS_OF_METADRIVE = "; python_version < '3.12'"
 
 
 def shared_files(*folders):
@@ -62,6 +63,14 @@ setup(
         'gpu': ['tensorrt>=10.3', 'cuda-python>=12'],
         'rtx': [f'tensorrt-rtx-cu13{WHEELS_OF_ROS}', 'cuda-python>=12'],
         'viz': ['matplotlib>=3.7'],
+        'data': ['pyarrow>=15'],
+        'sim': [f'metadrive-simulator==0.4.3{WHEELS_OF_METADRIVE}', 'fast-simplification>=0.1.7',
+                'pillow', 'pyarrow>=15', 'scipy', 'shapely>=2.1', 'trimesh>=4'],
+        # The devkit's pins want an environment of their own; how to share one:
+        # requirements/nuscenes.txt.
+        'nuscenes': ["nuscenes-devkit>=1.2,<2; python_version < '3.13'", 'pyarrow>=15,<26'],
+        'label': ['ray[client]>=2.9', 'torch>=2.6', 'transformers>=5', 'safetensors', 'tokenizers',
+                  'pillow', 'pyarrow>=15'],
         'ros': [f'ros-jazzy-{part}{WHEELS_OF_ROS}' for part in (
             'rclpy', 'rmw-fastrtps-cpp', 'diagnostic-msgs', 'geometry-msgs', 'lifecycle-msgs',
             'nav-msgs', 'rosgraph-msgs', 'sensor-msgs', 'std-msgs', 'visualization-msgs')],

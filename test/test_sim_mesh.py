@@ -30,8 +30,8 @@ def face_normals(mesh: Mesh) -> np.ndarray:
     return np.cross(b - a, c - a)
 
 
-@pytest.mark.parametrize('mesh', [box((4.0, 2.0, 1.0), GREY, 0.5), tube((1.0, 0.5), (0.5, 2.0), GREY)],
-                         ids=['box', 'tube'])
+@pytest.mark.parametrize('mesh', [
+    box((4.0, 2.0, 1.0), GREY, 0.5), tube((1.0, 0.5), (0.5, 2.0), GREY)], ids=['box', 'tube'])
 def test_shapes_face_outwards(mesh: Mesh):
     middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
     outward = mesh.vertices[mesh.faces].mean(axis=1) - middle

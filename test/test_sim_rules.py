@@ -1,6 +1,6 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of the simulated road, by hand: lights, walkers, who goes first, how fast in a curve."""
+"""The rules of the simulated road, by hand: lights, walkers, who goes first, speed in curves."""
 
 from __future__ import annotations
 

@@ -31,7 +31,6 @@ from fastdrive_ros.sim.generate import shards_for  # noqa: E402
 from fastdrive_ros.sim.world import World  # noqa: E402
 from fastdrive_ros.sim.world import WorldSettings  # noqa: E402
 
-
 SEED = 27  # a crossing with lights in clear weather, cars come near
 
 
@@ -179,7 +178,7 @@ def test_a_drive_that_is_over_wants_a_reset(world: World):
 
 
 def test_splits_share_no_seed_and_more_frames_never_mean_fewer_shards():
-    seeds = [set(list(seeds_of(split, shard))) for split in SPLITS for shard in (0, 1, 50)]
+    seeds = [set(seeds_of(split, shard)) for split in SPLITS for shard in (0, 1, 50)]
     assert sum(map(len, seeds)) == len(set().union(*seeds)) == 9000
     counts = [shards_for(frames) for frames in (1, 200, 201, 600, 1000, 22_400)]
     assert counts[0] == counts[1] == {'train': 1, 'val': 0, 'test': 0}

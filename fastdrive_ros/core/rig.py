@@ -62,7 +62,9 @@ def nuscenes_rig(width: int, height: int) -> tuple[Camera, ...]:
     cameras = []
     for name, (x_m, y_m, z_m, yaw_deg, fov_deg) in _NUSCENES.items():
         focal_px = width / 2.0 / math.tan(math.radians(fov_deg) / 2.0)
-        k = np.array([[focal_px, 0.0, width / 2.0], [0.0, focal_px, height / 2.0], [0.0, 0.0, 1.0]])
+        k = np.array([[focal_px, 0.0, width / 2.0],
+                      [0.0, focal_px, height / 2.0],
+                      [0.0, 0.0, 1.0]])
         cameras.append(Camera(name, width, height, k, (x_m, y_m, z_m),
                               multiply(from_yaw(math.radians(yaw_deg)), _FORWARD_XYZW)))
     return tuple(cameras)

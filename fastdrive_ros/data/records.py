@@ -121,7 +121,7 @@ class SceneRecord:
     source: str
     """'metadrive', 'nuscenes' or 'bag'."""
     outcome: str
-    """'arrived', 'recorded' (nothing went wrong while it was), or a failure: 'crash_vehicle' ..."""
+    """'arrived', 'recorded' (nothing went wrong), or a failure: 'crash_vehicle', ..."""
     cameras: tuple[Camera, ...]
     ego: EgoTrack
     frame_id: str = 'map'

@@ -54,7 +54,7 @@ def seeds_of(split: str, shard: int) -> Iterator[int]:
 def drive(world: World, seed: int, rate_hz: float,
           on_frame: Callable[[], None] = lambda: None) -> Drive | None:
     """
-    Drive a seed and record up to 20 s of it, with pictures at ``rate_hz`` (10 / a whole number).
+    Drive a seed, record up to 20 s of it with pictures at ``rate_hz`` (10 / a whole number).
 
     Recording begins somewhere within the first 20 s of the drive; odometry begins 3 s before the
     first picture and ends 3 s after the last, so that nearly every frame has its past and future.
@@ -63,7 +63,8 @@ def drive(world: World, seed: int, rate_hz: float,
     """
     every = round(1.0 / (STEP_S * rate_hz))
     if every < 1 or abs(every * STEP_S * rate_hz - 1.0) > 1e-6:
-        raise ValueError(f'pictures are taken at 10 Hz divided by a whole number, not {rate_hz} Hz')
+        raise ValueError(
+            f'pictures are taken at 10 Hz divided by a whole number, not {rate_hz} Hz')
     world.reset(seed)
     name = f'sim-{seed:09d}'
     first = int(np.random.default_rng([seed, 3]).integers(0, _LATEST_START_STEPS))
@@ -110,6 +111,7 @@ def _png(mask: np.ndarray) -> bytes:
 def _track(egos: list[Ego], begin: int) -> EgoTrack:
     return EgoTrack(
         np.array([_stamp_ns(begin + step) for step in range(len(egos))], dtype=np.int64),
-        np.array([ego.position_m for ego in egos]), np.array([ego.orientation_xyzw for ego in egos]),
+        np.array([ego.position_m for ego in egos]),
+        np.array([ego.orientation_xyzw for ego in egos]),
         np.array([ego.velocity_mps for ego in egos]),
         np.array([ego.angular_velocity_radps for ego in egos]))

@@ -88,7 +88,7 @@ class LawfulPolicy(IDMPolicy):
         if end not in nodes[:-1]:
             return None
         lanes = navigation.map.road_network.graph[end][nodes[nodes.index(end) + 1]]
-        gaps = [np.linalg.norm(np.subtract(other.position(0.0, 0.0), lane.position(lane.length, 0.0)))
-                for other in lanes]
+        last = lane.position(lane.length, 0.0)
+        gaps = [np.linalg.norm(np.subtract(other.position(0.0, 0.0), last)) for other in lanes]
         best = int(np.argmin(gaps))
         return lanes[best] if gaps[best] < 6.0 else None

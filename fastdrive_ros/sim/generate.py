@@ -38,8 +38,8 @@ from fastdrive_ros.sim.world import WorldSettings
 FRAMES_A_SHARD = 200
 _HELD_OUT_EVERY = 20
 """One shard in so many is val, another one test."""
-_LICENSE = ('Rendered by fastdrive_ros with MetaDrive (Apache-2.0); the car models belong to their '
-            'authors, see CREDITS.md of `fastdrive data assets`.')
+_LICENSE = ('Rendered by fastdrive_ros with MetaDrive (Apache-2.0); the car models belong to '
+            'their authors, see CREDITS.md of `fastdrive data assets`.')
 
 
 def header(settings: WorldSettings, rate_hz: float) -> DatasetHeader:
@@ -105,7 +105,7 @@ def generate(root: Path, dataset: DatasetHeader, frames: int, workers: int,
     return {'shards': len(jobs), 'drives': tally.drives.value, 'failed': tally.failed.value}
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """The parent wants an end; the shard in the making is given up."""
 
 
@@ -140,6 +140,6 @@ def _make_shard(split: str, number: int) -> None:
 
 def _count(tally: Tally) -> None:
     if tally.stop.is_set():
-        raise _Stopped
+        raise _StoppedError
     with tally.frames.get_lock():
         tally.frames.value += 1

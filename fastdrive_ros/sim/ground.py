@@ -130,7 +130,7 @@ def _crosswalk(approach: Approach, rgb: np.ndarray) -> list[Mesh]:
 
 def _across(approach: Approach, near_m: float, far_m: float, right_m: float, left_m: float,
             rgb: np.ndarray) -> Mesh:
-    """Return a rectangle: ``near`` .. ``far`` beyond the stop line, measured from its right end."""
+    """Return a rectangle ``near`` .. ``far`` beyond the stop line, from its right end."""
     ahead = np.array([np.cos(approach.yaw_rad), np.sin(approach.yaw_rad)])
     leftward = np.array([-ahead[1], ahead[0]])
     corners = [approach.end_m + x * ahead + y * leftward for x, y in (

@@ -56,15 +56,16 @@ def draw_look(rng: np.random.Generator) -> Look:
     azimuth = rng.uniform(-math.pi, math.pi)
     visibility_m = (rng.uniform(70.0, 220.0) if weather == 'fog' else rng.uniform(500.0, 2500.0))
     grey = rng.uniform(0.20, 0.42)
-    verge = np.array((0.30, 0.42, 0.20)) * (1.0 - (t := rng.uniform())) + t * np.array(
-        (0.52, 0.46, 0.32))
+    dry = rng.uniform()
+    verge = np.array((0.30, 0.42, 0.20)) * (1.0 - dry) + dry * np.array((0.52, 0.46, 0.32))
     return Look(
         weather=weather,
         sun_direction=(math.cos(elevation) * math.cos(azimuth),
                        math.cos(elevation) * math.sin(azimuth), math.sin(elevation)),
         sun_rgb=_rgb(sun * rng.uniform(0.85, 1.1)), ambient_rgb=_rgb(ambient),
         zenith_rgb=_rgb(zenith * rng.uniform(0.85, 1.1)), horizon_rgb=_rgb(horizon),
-        visibility_m=float(visibility_m), exposure=float(np.exp(np.clip(rng.normal(0.0, 0.14), -0.3, 0.25))),
+        visibility_m=float(visibility_m),
+        exposure=float(np.exp(np.clip(rng.normal(0.0, 0.14), -0.3, 0.25))),
         tint_rgb=_rgb(1.0 + rng.uniform(-0.05, 0.05, 3)), noise=float(rng.uniform(0.004, 0.02)),
         asphalt_rgb=_rgb(grey + rng.uniform(-0.02, 0.02, 3)),
         verge_rgb=_rgb(verge * rng.uniform(0.8, 1.2)))

@@ -87,7 +87,8 @@ def tube(radii_m: tuple[float, float], z_m: tuple[float, float], rgb: Rgb, sides
     return merge([walls, quads(np.stack([high, high[after], middle, middle], axis=1), rgb)])
 
 
-def ribbon(line_m: np.ndarray, offset_m: float, width_m: float, rgb: Rgb, z_m: float = 0.0) -> Mesh:
+def ribbon(line_m: np.ndarray, offset_m: float, width_m: float, rgb: Rgb,
+           z_m: float = 0.0) -> Mesh:
     """Return a flat strip beside a polyline (P, 2); a positive offset lies to its left."""
     left = parallel(line_m, offset_m + width_m / 2)
     right = parallel(line_m, offset_m - width_m / 2)
@@ -126,9 +127,10 @@ def to_node(mesh: Mesh, name: str, texture_m: float = 0.0) -> Any:
     from panda3d.core import GeomVertexData
     from panda3d.core import GeomVertexFormat
 
-    columns = [mesh.vertices, mesh.normals, np.zeros((len(mesh.vertices), 1)),
-               mesh.vertices[:, :2] / texture_m if texture_m else np.zeros((len(mesh.vertices), 2))]
-    table = np.hstack(columns).astype(np.float32)
+    table = np.zeros((len(mesh.vertices), 9), np.float32)
+    table[:, :3], table[:, 3:6] = mesh.vertices, mesh.normals
+    if texture_m:
+        table[:, 7:] = mesh.vertices[:, :2] / texture_m
     rgba = np.ones((len(table), 4))
     rgba[:, :3] = np.clip(mesh.rgb, 0.0, 1.0)
     # Format v3 n3 c4 t2: the colour is four packed bytes, where one float of the table stands.

@@ -1,7 +1,7 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-The rules of the road that MetaDrive leaves out: how far may this vehicle go, and how fast?
+The rules of the road that MetaDrive leaves out: how far a vehicle may go, and how fast.
 
     path ahead + lights, pedestrians, crossing vehicles -> free metres; curvature -> speed limit
 

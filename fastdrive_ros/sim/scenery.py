@@ -1,7 +1,7 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-What stands beside the roads: trees and buildings (background), signs, rails and cones (foreground).
+What stands beside the roads: trees, buildings (background), signs, rails, cones (foreground).
 
     Roads + random numbers -> merged meshes by class, parked cars, places where people walk
 """

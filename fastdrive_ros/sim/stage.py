@@ -1,8 +1,6 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""
-The scene graph of one drive: roads, scenery and actors -> Panda3D nodes with their mask classes.
-"""
+"""The scene graph of a drive: roads, scenery, actors -> Panda3D nodes with their mask classes."""
 
 from __future__ import annotations
 

@@ -118,7 +118,8 @@ def cone() -> Mesh:
     """Return a traffic cone, 0.72 m high."""
     orange, white = (1.0, 0.36, 0.08), (0.95, 0.95, 0.95)
     return merge([box((0.36, 0.36, 0.04), orange), tube((0.15, 0.11), (0.04, 0.30), orange),
-                  tube((0.11, 0.08), (0.30, 0.48), white), tube((0.08, 0.03), (0.48, 0.72), orange)])
+                  tube((0.11, 0.08), (0.30, 0.48), white),
+                  tube((0.08, 0.03), (0.48, 0.72), orange)])
 
 
 def barrier() -> Mesh:
@@ -130,7 +131,7 @@ def barrier() -> Mesh:
 
 
 def traffic_light(state: str, arm_m: float) -> tuple[Mesh, Mesh]:
-    """Return (pole, arm and housings; lit lamps) of a light whose arm reaches left (y) over the road."""
+    """Return (pole, arm and housings; lamps) of a light; its arm reaches left over the road."""
     grey, dark = (0.35, 0.36, 0.37), (0.07, 0.08, 0.07)
     arm = box((0.12, arm_m, 0.12), grey, 4.85).moved(y_m=arm_m / 2)
     solid = [tube((0.11, 0.08), (0.0, 5.0), grey), arm]
@@ -146,7 +147,8 @@ def traffic_light(state: str, arm_m: float) -> tuple[Mesh, Mesh]:
 
 def traffic_sign(kind: int) -> tuple[Mesh, Mesh]:
     """Return (pole, plate) of one of three kinds: limit, warning, direction."""
-    angles = np.arange(3 if kind == 1 else 16) * 2 * math.pi / (3 if kind == 1 else 16) + math.pi / 2
+    corners = 3 if kind == 1 else 16
+    angles = np.arange(corners) * 2 * math.pi / corners + math.pi / 2
     ring = np.column_stack([np.zeros(len(angles)), 0.36 * np.cos(angles), 0.36 * np.sin(angles)])
     if kind == 2:
         ring = np.array([[0, -0.5, -0.3], [0, 0.5, -0.3], [0, 0.5, 0.3], [0, -0.5, 0.3]])
@@ -169,8 +171,10 @@ def pedestrian(rng: np.random.Generator) -> tuple[Mesh, Mesh]:
     skin = np.array((0.85, 0.65, 0.5)) * rng.uniform(0.4, 1.0)
     arms = [box((0.11, 0.11, 0.6), shirt, 0.82).moved(y_m=y) for y in (-0.27, 0.27)]
     body = merge([tube((0.17, 0.21), (0.82, 1.42), shirt), *arms,
-                  tube((0.06, 0.11), (1.42, 1.60), skin), tube((0.11, 0.05), (1.60, 1.75), skin * 0.5)])
-    leg = merge([box((0.15, 0.14, 0.8), trousers), box((0.27, 0.12, 0.08), (0.1, 0.1, 0.1)).moved(0.05)])
+                  tube((0.06, 0.11), (1.42, 1.60), skin),
+                  tube((0.11, 0.05), (1.60, 1.75), skin * 0.5)])
+    leg = merge([box((0.15, 0.14, 0.8), trousers),
+                 box((0.27, 0.12, 0.08), (0.1, 0.1, 0.1)).moved(0.05)])
     return body, leg
 
 
@@ -178,15 +182,17 @@ def tree(rng: np.random.Generator) -> Mesh:
     """Return a conifer or a round tree, 4 to 9 m high."""
     height = rng.uniform(4.0, 9.0)
     bark = (0.30, 0.22, 0.15)
-    leaf = np.array((0.16, 0.34, 0.14)) * rng.uniform(0.6, 1.5) + rng.uniform(0.0, 0.1, 3) * (1, 0.5, 0)
+    leaf = np.array((0.16, 0.34, 0.14)) * rng.uniform(0.6, 1.5)
+    leaf = leaf + rng.uniform(0.0, 0.1, 3) * (1, 0.5, 0)
     if rng.uniform() < 0.5:
         crown = [tube((r * height, 0.0), (lo * height, hi * height), leaf * shade, 7)
                  for r, lo, hi, shade in ((0.24, 0.2, 0.62, 0.8), (0.18, 0.45, 0.85, 0.95),
                                           (0.11, 0.68, 1.0, 1.1))]
     else:
-        crown = [tube((0.10 * height, 0.28 * height), (0.30 * height, 0.52 * height), leaf * 0.75, 8),
-                 tube((0.28 * height, 0.25 * height), (0.52 * height, 0.76 * height), leaf * 0.95, 8),
-                 tube((0.25 * height, 0.06 * height), (0.76 * height, height), leaf * 1.1, 8)]
+        crown = [tube((a * height, b * height), (lo * height, hi * height), leaf * shade, 8)
+                 for a, b, lo, hi, shade in ((0.10, 0.28, 0.30, 0.52, 0.75),
+                                             (0.28, 0.25, 0.52, 0.76, 0.95),
+                                             (0.25, 0.06, 0.76, 1.0, 1.1))]
     return merge([tube((0.16, 0.12), (0.0, 0.5 * height), bark, 6), *crown])
 
 

@@ -110,7 +110,7 @@ class TrafficManager(PGTrafficManager):
             self._spawn(lane, float(lane.length / 2))
 
     def _lanes(self) -> list[Any]:
-        """Return the lanes from which a vehicle can start, outside crossings, and get somewhere."""
+        """Return the lanes, outside crossings, from which a vehicle can get somewhere."""
         graph = self.engine.current_map.road_network.graph
         self._goals = {node: _ends(graph, node) for node in graph if node != Decoration.start}
         return [lane for start, ends in graph.items() if self._goals.get(start)
@@ -164,7 +164,8 @@ def make_env() -> QuietEnv:
     """Return the environment; one of them a process (MetaDrive's engine is a singleton)."""
     return QuietEnv({
         'use_render': False, 'image_observation': False, 'num_scenarios': 1, 'start_seed': 0,
-        'store_map': False, 'force_destroy': True, 'agent_policy': LawfulPolicy, 'log_level': logging.ERROR,
+        'store_map': False, 'force_destroy': True, 'agent_policy': LawfulPolicy,
+        'log_level': logging.ERROR,
         'random_spawn_lane_index': True, 'horizon': None, 'on_continuous_line_done': False,
         'vehicle_config': {
             'navigation_module': NodeNetworkNavigation, 'show_navi_mark': False,

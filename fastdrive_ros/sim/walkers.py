@@ -1,7 +1,7 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-Pedestrians: along sidewalks, over crosswalks while the cars have red, and now and then just across.
+Pedestrians: along sidewalks, over crosswalks while the cars have red, now and then just across.
 
 They do not walk into a car, but neither do they look out for one: it is the drivers who must give
 way (sim/rules.py).
@@ -55,7 +55,8 @@ class Walker:
 
     def state(self) -> Moving:
         """Return where the walker is and goes."""
-        share = min(max(self.along_m / max(self.length_m, 1e-6), 0.0), 1.0) * (len(self.line_m) - 1)
+        share = min(max(self.along_m / max(self.length_m, 1e-6), 0.0), 1.0)
+        share *= len(self.line_m) - 1
         i = min(int(share), len(self.line_m) - 2)
         step = self.line_m[i + 1] - self.line_m[i]
         yaw_rad = math.atan2(step[1], step[0]) + (0.0 if self.forward else math.pi)
@@ -124,8 +125,8 @@ def _at_crosswalk(approaches: Sequence[Approach], crossings: Sequence[Crossing],
     approach = next(each for each in approaches if each.road == road)
     ahead = np.array([math.cos(approach.yaw_rad), math.sin(approach.yaw_rad)])
     leftward = np.array([-ahead[1], ahead[0]])
-    start = (approach.end_m + (STOP_BEFORE_END_M - _ON_CROSSWALK_M + rng.uniform(-0.7, 0.7)) * ahead
-             - _STAND_OFF_M * leftward)
+    beyond_m = STOP_BEFORE_END_M - _ON_CROSSWALK_M + rng.uniform(-0.7, 0.7)
+    start = approach.end_m + beyond_m * ahead - _STAND_OFF_M * leftward
     # Only over the lanes that have red; the ones that leave are somebody else's green.
     line = np.stack([start, start + (approach.width_m + _STAND_OFF_M) * leftward])
     return Walker(resample(line, 1.0), float(rng.uniform(1.1, 1.7)), 0.0, True, crossing, road,

@@ -86,7 +86,7 @@ class World:
             from fastdrive_ros.sim import traffic
         except ModuleNotFoundError as error:
             raise SimError(
-                f'the simulator needs {error.name}: pip install \'fastdrive_ros[sim]\' '
+                f"the simulator needs {error.name}: pip install 'fastdrive_ros[sim]' "
                 '(MetaDrive has files for Python 3.10 and 3.11 only)') from error
         self._policy = driver.LawfulPolicy
         self._env = traffic.make_env()
@@ -234,7 +234,8 @@ class World:
         everybody = (self._env.agent, *self._env.engine.traffic_manager.moving)
         self._rules.update(self.time_s, {vehicle.name: Moving(
             np.array(vehicle.position), np.array(vehicle.velocity), float(vehicle.heading_theta),
-            vehicle.LENGTH) for vehicle in everybody}, [walker.state() for walker in self._walkers])
+            vehicle.LENGTH) for vehicle in everybody},
+            [walker.state() for walker in self._walkers])
 
     def _judge(self, ended: bool, info: Mapping[str, Any]) -> str:
         for cause, outcome in (('arrive_dest', 'arrived'), ('crash_vehicle', 'crash_vehicle'),

@@ -116,7 +116,7 @@ def _missing_module(name: str) -> str | None:
         'pyarrow': "pip install 'fastdrive_ros[data]'",
         'metadrive': "pip install 'fastdrive_ros[sim]' (Python 3.10 or 3.11)",
         'panda3d': "pip install 'fastdrive_ros[sim]' (Python 3.10 or 3.11)",
-        'nuscenes': "pip install 'fastdrive_ros[nuscenes]'",
+        'nuscenes': "pip install 'fastdrive_ros[nuscenes]', in an environment of its own",
         'ray': "pip install 'fastdrive_ros[label]'",
     }
     if name.endswith('_msgs'):

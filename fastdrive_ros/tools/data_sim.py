@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
         'frames_per_s': round(new / elapsed_s, 2), **made,
         'MB_per_frame': round(size / 1e6 / max(1, sum(counts.values())), 4),
         'workers': args.workers}
-    print(f"{args.dataset}: " + ', '.join(f'{n} {split}' for split, n in counts.items())
-          + f" frames; {new} made now in {elapsed_s:.0f} s, {report['frames_per_s']:.1f} frames/s; "
+    print(f'{args.dataset}: ' + ', '.join(f'{n} {split}' for split, n in counts.items())
+          + f" frames; {new} made now in {elapsed_s:.0f} s, {new / elapsed_s:.1f} frames/s; "
           f"{made['drives']} drives kept, {made['failed']} failed")
     print(f'next: fastdrive data inspect {args.dataset} --sheet sheet.png')
     print(json.dumps(report))
@@ -116,7 +116,7 @@ def _check_room(args: argparse.Namespace, frames: int) -> None:
     need, free = frames * _BYTES_A_FRAME * share, shutil.disk_usage(folder).free
     if need > free:
         raise DataError(f'{frames} frames need about {need / 1e9:.1f} GB, {folder} has '
-                        f'{free / 1e9:.1f} GB free: make room, choose another disk, or ask for less')
+                        f'{free / 1e9:.1f} GB free: make room, choose another disk, ask for less')
 
 
 def picture_size(text: str) -> tuple[int, int]:
@@ -124,7 +124,8 @@ def picture_size(text: str) -> tuple[int, int]:
     try:
         width, height = (int(number) for number in text.lower().split('x'))
     except ValueError:
-        raise argparse.ArgumentTypeError(f'a size is WIDTHxHEIGHT, as 448x252, not {text}') from None
+        raise argparse.ArgumentTypeError(
+            f'a size is WIDTHxHEIGHT, as 448x252, not {text}') from None
     if not (64 <= width <= 1600 and 36 <= height <= 1200):
         raise argparse.ArgumentTypeError(f'{text}: between 64x36 and 1600x1200, please')
     return width, height

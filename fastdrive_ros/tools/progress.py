@@ -1,6 +1,6 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Long work on stderr: a bar with rate and time left on a terminal, a line now and then in a log."""
+"""Long work on stderr: a bar with rate and time left on a terminal, lines in a log."""
 
 from __future__ import annotations
 
