@@ -45,9 +45,9 @@ from fastdrive_ros.ros.convert import stamp_to_ns
 from fastdrive_ros.ros.plan_listener import PlanListener
 from fastdrive_ros.ros.sim_node import GAP_S
 from fastdrive_ros.ros.sim_node import SimNode
-from fastdrive_ros.ros.sim_node import SimSettings
-from fastdrive_ros.ros.sim_node import check_sim_settings
 from fastdrive_ros.ros.sim_node import simulator
+from fastdrive_ros.ros.sim_settings import SimSettings
+from fastdrive_ros.ros.sim_settings import check_sim_settings
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.sim.assets import SimError
 from fastdrive_ros.sim.assets import assets_dir

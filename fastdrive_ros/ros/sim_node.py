@@ -26,7 +26,6 @@ from dataclasses import field
 from typing import Any
 
 import rclpy
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
@@ -38,7 +37,6 @@ from rclpy.signals import SignalHandlerOptions
 from fastdrive_ros.bags import ODOMETRY_TYPE
 from fastdrive_ros.bags import typestore
 from fastdrive_ros.config import ConfigError
-from fastdrive_ros.config import Parameter
 from fastdrive_ros.data.bag_messages import CAMERA_INFO_TYPE
 from fastdrive_ros.data.bag_messages import IMAGE_TYPE
 from fastdrive_ros.data.bag_messages import ODOMETRY_TOPIC
@@ -57,8 +55,9 @@ from fastdrive_ros.ros.messages import WARN
 from fastdrive_ros.ros.messages import make_header
 from fastdrive_ros.ros.messages import make_status
 from fastdrive_ros.ros.messages import ros_classes
-from fastdrive_ros.ros.parameters import is_ours
 from fastdrive_ros.ros.sim_clock import SimClock
+from fastdrive_ros.ros.sim_settings import SimSettings
+from fastdrive_ros.ros.sim_settings import declare_sim_settings
 from fastdrive_ros.sim.assets import SimError
 from fastdrive_ros.sim.assets import assets_dir
 from fastdrive_ros.sim.assets import check_installed
@@ -69,15 +68,6 @@ from fastdrive_ros.sim.world import STEP_S
 from fastdrive_ros.sim.world import World
 from fastdrive_ros.sim.world import WorldSettings
 
-PARAMETERS = (
-    Parameter('seed', 0, 'Seed of the first drive; the next drives count up from it.', 0, 2**31),
-    Parameter('speed', 1.0, 'Simulated seconds a second. 0: as fast as it renders.', 0.0, 100.0),
-    Parameter('rate_hz', 10.0, 'Pictures a simulated second: 10 divided by a whole number.',
-              0.1, 10.0),
-    Parameter('seconds', 0.0, 'End after so many simulated seconds. 0: never.', 0.0, 1e6),
-    Parameter('width', 448, 'Width of the pictures.', 64, 1600),
-    Parameter('height', 252, 'Height of the pictures.', 36, 1200),
-)
 GAP_S = 5.0
 """
 The clock between two drives: the vehicle is put elsewhere, which nobody must take for motion.
@@ -91,23 +81,6 @@ _DIAGNOSTICS_PERIOD_S = 1.0
 _LOG_EVERY_S = 5.0
 _FRAME = 'map'
 _HARDWARE_ID = 'fastdrive_ros/simulator'
-
-
-@dataclass(frozen=True)
-class SimSettings:
-    """PARAMETERS, checked."""
-
-    seed: int
-    speed: float
-    rate_hz: float
-    seconds: float
-    width: int
-    height: int
-
-    @property
-    def steps_a_picture(self) -> int:
-        """How many steps of the world pass from picture to picture."""
-        return round(1.0 / (STEP_S * self.rate_hz))
 
 
 @dataclass
@@ -125,20 +98,6 @@ class SimReport:
     """By how much the drives ended later than asked."""
 
 
-def check_sim_settings(given: Mapping[str, Any]) -> SimSettings:
-    """Return the settings, defaults filled in; raises ConfigError naming what is wrong."""
-    unknown = set(given) - {row.name for row in PARAMETERS}
-    if unknown:
-        raise ConfigError(f"the simulator has no parameter {', '.join(sorted(unknown))}; it has "
-                          f"{', '.join(row.name for row in PARAMETERS)}")
-    settings = SimSettings(**{row.name: row.check(given.get(row.name, row.default))
-                              for row in PARAMETERS})
-    if abs(settings.steps_a_picture * STEP_S * settings.rate_hz - 1.0) > 1e-6:
-        raise ConfigError(f"parameter 'rate_hz' must be 10 divided by a whole number (10, 5, 2.5, "
-                          f'2, 1 ...), found {settings.rate_hz:g}')
-    return settings
-
-
 def open_world(settings: SimSettings) -> World:
     """Start the simulator; raises SimError with what mends it."""
     check_installed()
@@ -154,7 +113,7 @@ class SimNode(Node):
         """Open the world and offer the topics; raises ConfigError, SimError."""
         super().__init__('simulator', automatically_declare_parameters_from_overrides=True,
                          **kwargs)
-        self.settings = _declare(self)
+        self.settings = declare_sim_settings(self)
         self.report = SimReport()
         self.world = make_world(self.settings)
         self._pace = Pace(self.settings.speed)
@@ -205,13 +164,14 @@ class SimNode(Node):
 
     def _drive_through(self) -> None:
         begin_ns = self._now_ns + round(GAP_S * 1e9)
+        self._pace.start(begin_ns / 1e9 - _STANDING_STEPS * STEP_S)
         # The vehicle stands where it begins; told twice, or its odometry would count as a glitch.
-        for step in range(_STANDING_STEPS, 0, -1):
-            self._now_ns = begin_ns - step * _STEP_NS
-            self._sim_clock.set(self._now_ns, self._now_ns)
-            self._publish_motion()
-        self._now_ns = begin_ns
-        self._show(0)
+        for step in range(-_STANDING_STEPS, 0):
+            self._publish(begin_ns + step * _STEP_NS, {})
+        jpegs = self._draw()
+        if self._pace.wait_s(begin_ns / 1e9) < 0.0:
+            self._pace.start(begin_ns / 1e9)  # the first picture costs more, which is not counted
+        self._publish(begin_ns, jpegs)
         step = 0
         while self._left() and not self.world.outcome:
             self._advance()
@@ -219,8 +179,8 @@ class SimNode(Node):
             if self.world.outcome.startswith('crash'):
                 return  # what the physics makes of the impact is no driving
             step += 1
-            self._now_ns = begin_ns + step * _STEP_NS
-            self._show(step)
+            due = step % self.settings.steps_a_picture == 0
+            self._publish(begin_ns + step * _STEP_NS, self._draw() if due else {})
 
     def _advance(self) -> None:
         """
@@ -233,23 +193,18 @@ class SimNode(Node):
         """
         self.world.step()
 
-    def _show(self, step: int) -> None:
-        """Draw what is seen now, wait until now, and publish it."""
-        jpegs = {}
-        if step % self.settings.steps_a_picture == 0:
-            jpegs = {name: encode_jpeg(shot.rgb) for name, shot in self.world.pictures().items()}
-        if step == 0:  # its first picture costs more, and nobody waits for it
-            self._pace.start(self._now_ns / 1e9)
+    def _draw(self) -> dict[str, bytes]:
+        return {name: encode_jpeg(shot.rgb) for name, shot in self.world.pictures().items()}
+
+    def _publish(self, now_ns: int, jpegs: Mapping[str, bytes]) -> None:
+        """Wait until simulated time is there, then publish how things are."""
+        self._now_ns = now_ns
         self._serve_until_due()
-        self._sim_clock.set(self._now_ns, self._now_ns + _STEP_NS)
+        self._sim_clock.set(now_ns, now_ns + _STEP_NS)
         self._publish_motion()
         if jpegs:
-            for camera in self.world.cameras:
-                self._send(camera_info_topic(camera.name), camera_info(self._now_ns, camera))
-                self._send(image_topic(camera.name), compressed_image(
-                    self._now_ns, camera.name, jpegs[camera.name]))
-            self.report.frames += 1
-        self._pace.reached(self._now_ns / 1e9)
+            self._publish_pictures(jpegs)
+        self._pace.reached(now_ns / 1e9)
         self.report.elapsed_s = time.monotonic() - self._started_s
         self.report.behind_s = self._pace.lost_s
         if self._pace.behind:
@@ -295,6 +250,13 @@ class SimNode(Node):
         self._send(TF_TOPIC, ego_transform(self._now_ns, _FRAME, ego.position_m,
                                            ego.orientation_xyzw))
 
+    def _publish_pictures(self, jpegs: Mapping[str, bytes]) -> None:
+        for camera in self.world.cameras:
+            self._send(camera_info_topic(camera.name), camera_info(self._now_ns, camera))
+            self._send(image_topic(camera.name), compressed_image(
+                self._now_ns, camera.name, jpegs[camera.name]))
+        self.report.frames += 1
+
     def _publish_diagnostics(self) -> None:
         self._next_diagnostics_s = time.monotonic() + _DIAGNOSTICS_PERIOD_S
         report, behind = self.report, self._pace.behind
@@ -316,20 +278,6 @@ class SimNode(Node):
         return (f'this computer is too slow: simulated time runs at {self._pace.factor:.2f} of '
                 f'real time, asked were {self.settings.speed:g} ({self._pace.lost_s:.0f} s behind '
                 'by now). Ask for a lower rate_hz, smaller pictures or a lower speed')
-
-
-def _declare(node: Node) -> SimSettings:
-    """Declare PARAMETERS with what was given for them; raises ConfigError."""
-    given = {name: parameter.value for name, parameter
-             in node.get_parameters_by_prefix('').items() if is_ours(name)}
-    settings = check_sim_settings(given)
-    for name in given:
-        node.undeclare_parameter(name)
-    for row in PARAMETERS:
-        node.declare_parameter(
-            row.name, getattr(settings, row.name),
-            ParameterDescriptor(description=row.description, read_only=True), ignore_override=True)
-    return settings
 
 
 @contextmanager

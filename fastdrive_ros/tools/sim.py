@@ -38,7 +38,8 @@ def add_parser(subparsers: Any) -> None:
         'sim', help='drive the simulated world live', description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seed', type=int, default=0, metavar='N',
-                        help='of the first drive; the next count up (default: %(default)s)')
+                        help='of the first drive; the next count up (default: %(default)s). '
+                        '`fastdrive data sim` never trains on 200000000 and above')
     parser.add_argument('--speed', type=float, default=1.0, metavar='X',
                         help='simulated seconds a second (default: %(default)g); 0: as fast as '
                         'it renders')
