@@ -273,6 +273,22 @@ def test_falling_behind_is_counted_and_said():
     assert len(listener.images['CAM_FRONT']) == 31      # slow, but nothing is left out
 
 
+def test_another_clock_is_noticed():
+    with playing_node() as (node, executor):
+        other = node.create_publisher(Clock, '/clock', 10)
+        with simulator(settings={**SMALL, 'seconds': 0.3}, make_world=stand_in()) as driving:
+            listener = Listener(node)
+            with spinning(node, executor):
+                wait_for(lambda: listener.matched(driving)
+                         and driving.count_publishers('/clock') == 2, 'a match')
+                driving.drive()
+                wait_for(lambda: listener.diagnostics, 'diagnostics')
+        node.destroy_publisher(other)
+    status = listener.status('simulator: rendering')
+    assert status.level == b'\x01'
+    assert status.message.startswith('somebody else publishes /clock, too')
+
+
 def test_tf_tree():
     tf2 = pytest.importorskip('tf2_msgs.msg', reason='tf2_msgs is not installed (see ROS 2)')
     moved, fixed = [], []

@@ -207,8 +207,6 @@ class SimNode(Node):
         self._pace.reached(now_ns / 1e9)
         self.report.elapsed_s = time.monotonic() - self._started_s
         self.report.behind_s = self._pace.lost_s
-        if self._pace.behind:
-            self.get_logger().warning(self._behind_sentence(), throttle_duration_sec=_LOG_EVERY_S)
         if time.monotonic() >= self._next_diagnostics_s:
             self._publish_diagnostics()
 
@@ -259,10 +257,11 @@ class SimNode(Node):
 
     def _publish_diagnostics(self) -> None:
         self._next_diagnostics_s = time.monotonic() + _DIAGNOSTICS_PERIOD_S
-        report, behind = self.report, self._pace.behind
+        report = self.report
+        if trouble := self._trouble():
+            self.get_logger().warning(trouble, throttle_duration_sec=_LOG_EVERY_S)
         rendering = make_status(
-            self._classes, 'simulator: rendering', WARN if behind else OK,
-            self._behind_sentence() if behind else 'in time', {
+            self._classes, 'simulator: rendering', WARN if trouble else OK, trouble or 'in time', {
                 'real_time_factor': self._pace.factor, 'speed': self.settings.speed,
                 'frame_rate': self._pace.factor * self.settings.rate_hz,
                 'frames': report.frames, 'behind_s': report.behind_s}, _HARDWARE_ID)
@@ -274,10 +273,16 @@ class SimNode(Node):
         self._diagnostics.publish(self._classes.make('diagnostic_msgs/msg/DiagnosticArray')(
             header=make_header(self._classes, self._now_ns, ''), status=[rendering, drive]))
 
-    def _behind_sentence(self) -> str:
-        return (f'this computer is too slow: simulated time runs at {self._pace.factor:.2f} of '
-                f'real time, asked were {self.settings.speed:g} ({self._pace.lost_s:.0f} s behind '
-                'by now). Ask for a lower rate_hz, smaller pictures or a lower speed')
+    def _trouble(self) -> str:
+        """Return what keeps listeners from a steady world; empty when nothing does."""
+        if self.count_publishers('/clock') > 1:
+            return ('somebody else publishes /clock, too: end the other simulator or bag, or give '
+                    'this one another ROS_DOMAIN_ID')
+        if self._pace.behind:
+            return (f'this computer is too slow: simulated time runs at {self._pace.factor:.2f} '
+                    f'of real time, asked were {self.settings.speed:g} ({self._pace.lost_s:.0f} s '
+                    'behind by now). Ask for a lower rate_hz, smaller pictures or a lower speed')
+        return ''
 
 
 @contextmanager
