@@ -42,17 +42,18 @@ _LICENSE = ('Rendered by fastdrive_ros with MetaDrive (Apache-2.0); the car mode
             'their authors, see CREDITS.md of `fastdrive data assets`.')
 
 
-def header(settings: WorldSettings, rate_hz: float) -> DatasetHeader:
+def header(settings: WorldSettings, rate_hz: float,
+           frames_a_shard: int = FRAMES_A_SHARD) -> DatasetHeader:
     """Return what a dataset of the simulator is made with."""
     return DatasetHeader(
         'metadrive', 'metadrive', NUSCENES_CAMERAS, settings.width, settings.height, rate_hz,
         {'simulator': 'metadrive 0.4.3', 'world_version': WORLD_VERSION,
-         'jpeg_quality': JPEG_QUALITY, 'frames_a_shard': FRAMES_A_SHARD}, _LICENSE)
+         'jpeg_quality': JPEG_QUALITY, 'frames_a_shard': frames_a_shard}, _LICENSE)
 
 
-def shards_for(frames: int) -> dict[str, int]:
+def shards_for(frames: int, frames_a_shard: int = FRAMES_A_SHARD) -> dict[str, int]:
     """Return how many shards of each split hold this many frames; more frames, never fewer."""
-    count = max(1, -(-frames // FRAMES_A_SHARD))
+    count = max(1, -(-frames // frames_a_shard))
     held_out = [len(range(place, count, _HELD_OUT_EVERY)) for place in (1, 2)]
     return dict(zip(SPLITS, (count - sum(held_out), *held_out)))
 
@@ -79,7 +80,7 @@ def generate(root: Path, dataset: DatasetHeader, frames: int, workers: int,
     """
     writer = DatasetWriter(root, dataset, say)
     jobs = []
-    for split, count in shards_for(frames).items():
+    for split, count in shards_for(frames, dataset.settings['frames_a_shard']).items():
         done = writer.done(split)
         jobs += [(split, number) for number in range(count) if number not in done]
     context = multiprocessing.get_context('spawn')
@@ -116,10 +117,19 @@ def _start(root: Path, dataset: DatasetHeader, tally: Tally, workers: int) -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells us, once
     # The processor draws; threads beside the processes would only take turns.
     os.environ['LP_NUM_THREADS'] = str(max(0, (os.cpu_count() or 1) // workers - 1))
-    _here.update(root=root, dataset=dataset, tally=tally, world=None)
+    _here.update(root=root, dataset=dataset, tally=tally, world=None, parent=os.getppid())
 
 
 def _make_shard(split: str, number: int) -> None:
+    try:
+        _drive_shard(split, number)
+    except _StoppedError:
+        if os.getppid() != _here['parent']:
+            os._exit(1)  # killed above our heads: nobody will ever ask for another shard
+        raise
+
+
+def _drive_shard(split: str, number: int) -> None:
     dataset, tally = _here['dataset'], _here['tally']
     if _here['world'] is None:
         _here['world'] = World(WorldSettings(dataset.image_width, dataset.image_height))
@@ -134,12 +144,12 @@ def _make_shard(split: str, number: int) -> None:
                 tally.drives.value += made.scene.good
             with tally.failed.get_lock():
                 tally.failed.value += not made.scene.good
-            if shard.frames_written >= FRAMES_A_SHARD:
+            if shard.frames_written >= dataset.settings['frames_a_shard']:
                 break
 
 
 def _count(tally: Tally) -> None:
-    if tally.stop.is_set():
+    if tally.stop.is_set() or os.getppid() != _here['parent']:
         raise _StoppedError
     with tally.frames.get_lock():
         tally.frames.value += 1
