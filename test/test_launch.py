@@ -66,11 +66,17 @@ def test_replay_takes_the_planner_s_arguments_too():
     assert names >= {'bag', 'rate', 'loop', 'preset', 'keep_ratio', 'rviz', 'fastdds_profile'}
 
 
+def test_the_simulator_takes_the_planner_s_arguments_too():
+    names = {argument.name for argument in describe('sim.launch.py').get_launch_arguments()}
+    assert names >= {'seed', 'speed', 'rate_hz', 'planner', 'keep_ratio', 'rviz'}
+
+
 @pytest.mark.parametrize(('name', 'argument', 'message'), [
     ('fastdrive.launch.py', 'preset:=kitti', r'"kitti" is not valid. .*nuscenes_mcap'),
     ('fastdrive.launch.py', 'backend:=cuda', r'"cuda" is not valid. .*tensorrt_rtx'),
     ('fastdrive.launch.py', 'params_file:=/none.yaml', 'params_file:=/none.yaml is not there'),
     ('replay.launch.py', 'bag:=/none', 'bag:=/none is not there'),
+    ('sim.launch.py', 'planner:=perhaps', r'"perhaps" is not valid'),
 ])
 def test_a_wrong_argument_ends_the_launch_with_a_sentence(
         name: str, argument: str, message: str):
