@@ -9,6 +9,7 @@ Everything stands on z = 0 with its middle at the origin and looks along x.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def _simplify(source: Path, kept: Path) -> None:
     turn = np.array([[0, 0, -1], [-1, 0, 0], [0, 1, 0]], dtype=np.float64)
     mesh = trimesh.Trimesh(points @ turn.T, triangles, process=False)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    staging = kept.with_suffix('.partial.npz')
+    # Processes that start together simplify together; each its own file.
+    staging = kept.with_suffix(f'.{os.getpid()}.partial.npz')
     np.savez(staging, vertices=mesh.vertices.astype(np.float32), faces=triangles.astype(np.int32),
              normals=mesh.vertex_normals.astype(np.float32), rgb=rgb[nearest].astype(np.float32))
     staging.replace(kept)
