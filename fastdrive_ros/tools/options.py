@@ -20,15 +20,21 @@ from fastdrive_ros.config import read_preset
 
 def add_settings_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that decide the node's parameters."""
+    group = add_topic_options(parser)
+    group.add_argument('--bundle', help='model bundle folder (default: the sample, engines/nano)')
+    group.add_argument('--backend', help='auto, onnxruntime, tensorrt or tensorrt_rtx')
+    group.add_argument('--keep-ratio', type=float, metavar='R', help='share of visual tokens kept')
+
+
+def add_topic_options(parser: argparse.ArgumentParser) -> Any:
+    """Add the options that decide what of a bag is which sensor; return their group."""
     group = parser.add_argument_group(
         'settings', 'the later overrides the earlier: preset, parameter file, these options')
     group.add_argument('--preset', help='topic convention of the bag (default: the best fit)')
     group.add_argument('--params-file', type=Path, metavar='YAML', help='ROS 2 parameter file')
-    group.add_argument('--bundle', help='model bundle folder (default: the sample, engines/nano)')
-    group.add_argument('--backend', help='auto, onnxruntime, tensorrt or tensorrt_rtx')
-    group.add_argument('--keep-ratio', type=float, metavar='R', help='share of visual tokens kept')
     group.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
                        help='any other parameter, for example sync.deadline_ms=100; may repeat')
+    return group
 
 
 def given_settings(args: argparse.Namespace, bag: Bag) -> dict[str, Any]:
@@ -45,7 +51,7 @@ def given_settings(args: argparse.Namespace, bag: Bag) -> dict[str, Any]:
     if args.params_file:
         given |= read_params_file(args.params_file)
     for name in ('bundle', 'backend', 'keep_ratio'):
-        if getattr(args, name) is not None:
+        if getattr(args, name, None) is not None:
             given[name] = getattr(args, name)
     for assignment in args.set:
         name, equals, value = assignment.partition('=')

@@ -247,6 +247,8 @@ def _draw_from_above(axes: Axes, ahead: DrivenPath, behind: DrivenPath,
     axes.add_patch(FancyBboxPatch(
         (-width_m / 2, -_OVERHANG_M), width_m, length_m, zorder=2, facecolor=_VEHICLE,
         boxstyle='round,pad=0,rounding_size=0.5', edgecolor='none'))
+    aside_m = 1.0 + max(float(np.abs(path.middle_m[:, 1]).max()) for path in (ahead, behind))
+    axes.update_datalim([(-aside_m, 0.0), (aside_m, 0.0)])  # keeps the vehicle in the middle
     axes.set_aspect('equal', adjustable='datalim')
     axes.set_ylim(limits_m)
     axes.xaxis.set_major_locator(MultipleLocator(_GRID_M))
