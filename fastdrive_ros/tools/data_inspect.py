@@ -156,10 +156,19 @@ def _print_balances(splits: Mapping[str, Any]) -> None:
             ('classes, share of pixels (* foreground)', lambda split: {
                 f"{name}{' *' if name in FOREGROUND else ''}": _percent(share)
                 for name, share in split['classes'].items()}),
+            ('lane centres within 30 m, projected', lambda split: _lanes(split['lane_points'])),
             ('commands, frames', lambda split: _counts(split['commands'])),
             ('traffic light ahead, frames', lambda split: _counts(split['traffic_lights'])),
             ('road users, boxes', lambda split: _counts(split['agents']))):
         _print_across(title, splits, cells)
+
+
+def _lanes(points: Mapping[str, int]) -> dict[str, str]:
+    """Masks, calibration, odometry and map agree where lane centres fall on the road."""
+    if not points['projected']:
+        return {}
+    return {'points': str(points['projected']), 'not hidden by a thing': str(points['bare']),
+            'of those on road or paint': _percent(points['on_road'] / max(1, points['bare']))}
 
 
 def _print_speeds(splits: Mapping[str, Any]) -> None:

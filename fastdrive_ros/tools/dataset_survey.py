@@ -20,6 +20,7 @@ import numpy as np
 
 from fastdrive_ros.core.classes import CLASSES
 from fastdrive_ros.core.classes import foreground
+from fastdrive_ros.data.lane_check import lane_points
 from fastdrive_ros.data.pictures import decode_mask
 from fastdrive_ros.data.records import SPLITS
 from fastdrive_ros.data.records import DataError
@@ -49,6 +50,8 @@ class _Tally:
     unlabelled: int = 0
     class_pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
     foreground: dict[str, list[float]] = field(default_factory=dict)
+    lane_points: np.ndarray = field(default_factory=lambda: np.zeros(3, dtype=np.int64))
+    """Projected into a picture, of them not hidden, of those on the road of the mask."""
 
 
 def survey(dataset: Dataset, on_drive: Callable[[], None]) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def _survey_split(dataset: Dataset, split: str, scenes: list[SceneRecord], troub
                 tally.jpeg_bytes[camera] += weight.jpeg_bytes
                 tally.mask_bytes[camera] += weight.mask_bytes
             if drive in sampled:
-                _count_masks(tally, dataset.read(drive)[1])
+                _count_masks(tally, *dataset.read(drive))
         except DataError as error:
             troubles.append(str(error))
         on_drive()
@@ -117,8 +120,9 @@ def _count_labels(tally: _Tally, scene: SceneRecord, frames: Sequence[FrameRecor
             scene.ego.stamps_ns - scene.ego.stamps_ns[0], scene.ego.velocities_mps[:, 0]))
 
 
-def _count_masks(tally: _Tally, frames: Sequence[FrameRecord]) -> None:
+def _count_masks(tally: _Tally, scene: SceneRecord, frames: Sequence[FrameRecord]) -> None:
     for frame in _spread(frames, _SAMPLE_FRAMES):
+        tally.lane_points += lane_points(scene, frame)
         for camera, picture in frame.pictures.items():
             if picture.mask_png is None:
                 tally.unlabelled += 1
@@ -143,6 +147,7 @@ def _shares(tally: _Tally, cameras: Sequence[str]) -> dict[str, Any]:
             'mask_kB': kilobytes(tally.mask_bytes, camera),
             'foreground': (round(float(np.mean(tally.foreground[camera])), 5)
                            if camera in tally.foreground else None)} for camera in cameras},
+        'lane_points': dict(zip(('projected', 'bare', 'on_road'), tally.lane_points.tolist())),
         'masks_sampled': tally.masks, 'unlabelled_sampled': tally.unlabelled,
         'classes': {name: round(float(pixels[i]), 6) for i, name in enumerate(CLASSES)},
         'commands': dict(tally.commands), 'traffic_lights': dict(tally.lights),
