@@ -5,26 +5,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from make_drives import CAMERA_GAP_NS
 from make_drives import HEIGHT
 from make_drives import WIDTH
 from make_drives import make_scene
 from make_drives import make_track
 from make_inputs import T0_NS
-from make_inputs import make_jpeg
+from make_rigged_bags import RIG
+from make_rigged_bags import TOPICS
+from make_rigged_bags import Edit
+from make_rigged_bags import without
+from make_rigged_bags import write_rigged_bag
 
-from fastdrive_ros.bags import ODOMETRY_TYPE
 from fastdrive_ros.bags import Bag
 from fastdrive_ros.bags import BagWriter
 from fastdrive_ros.core.rig import Camera
-from fastdrive_ros.core.rig import nuscenes_rig
 from fastdrive_ros.core.rotation import from_yaw
 from fastdrive_ros.core.rotation import multiply
 from fastdrive_ros.data import bag_messages
@@ -40,41 +40,6 @@ from fastdrive_ros.tools.cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_BAG = REPOSITORY.parent / 'shared' / 'data' / 'bags' / 'scene0103_sixcam_lowres_2hz'
-RIG = nuscenes_rig(WIDTH, HEIGHT)
-TOPICS = {camera.name: bag_messages.image_topic(camera.name) for camera in RIG}
-Edit = Callable[[str, Any], 'Any | None']
-
-
-def write_bag(path: Path, edit: Edit = lambda topic, message: message, sweeps: int = 6) -> Path:
-    """Write the arc of make_drives at 2 Hz; ``edit`` alters a message or leaves it out (None)."""
-    track = make_track(6.0)
-    messages = [(T0_NS, '/tf_static', bag_messages.TF_TYPE,
-                 bag_messages.static_transforms(T0_NS, RIG))]
-    for i, stamp_ns in enumerate(track.stamps_ns.tolist()):
-        messages.append((stamp_ns, '/odom', ODOMETRY_TYPE, bag_messages.odometry(
-            stamp_ns, 'map', track.positions_m[i], track.orientations_xyzw[i],
-            track.velocities_mps[i], track.angular_velocities_radps[i])))
-    for i in range(sweeps):
-        for j, camera in enumerate(RIG):
-            stamp_ns = T0_NS + i * 500_000_000 + j * CAMERA_GAP_NS
-            messages.append((stamp_ns, info_topic(TOPICS[camera.name]),
-                             bag_messages.CAMERA_INFO_TYPE,
-                             bag_messages.camera_info(stamp_ns, camera)))
-            messages.append((stamp_ns, TOPICS[camera.name], bag_messages.IMAGE_TYPE,
-                             bag_messages.compressed_image(
-                                 stamp_ns, camera.name, make_jpeg(HEIGHT, WIDTH).tobytes())))
-    with BagWriter(path) as writer:
-        for log_ns, topic, kind, message in sorted(messages, key=lambda item: item[0]):
-            edited = edit(topic, message)
-            if edited is not None:
-                writer.write(topic, kind, log_ns, edited)
-    return path
-
-
-def without(unwanted: str) -> Edit:
-    return lambda topic, message: None if topic == unwanted else message
-
-
 # The path on the ground.
 
 
@@ -127,7 +92,7 @@ def test_what_is_behind_the_camera_is_not_drawn():
 
 
 def test_the_rig_and_the_track_come_back_bit_for_bit(tmp_path: Path):
-    with Bag(write_bag(tmp_path / 'bag')) as bag:
+    with Bag(write_rigged_bag(tmp_path / 'bag')) as bag:
         motion = read_motion(bag, '/odom')
         rig = read_rig(bag, TOPICS, motion.vehicle_frame)
     track = make_track(6.0)
@@ -167,7 +132,7 @@ def test_rectified_pictures_are_described_by_p_when_k_has_distortion(tmp_path: P
             message.d[0], message.p[0] = -0.2, 55.0
         return message
 
-    with Bag(write_bag(tmp_path / 'bag', distort)) as bag:
+    with Bag(write_rigged_bag(tmp_path / 'bag', distort)) as bag:
         rig = read_rig(bag, TOPICS, 'base_link')
         assert rig.cameras[4].k[0, 0] == 55.0
         assert rig.distorted == ()
@@ -186,7 +151,7 @@ def test_rectified_pictures_are_described_by_p_when_k_has_distortion(tmp_path: P
 ])
 def test_what_a_bag_lacks_is_named(tmp_path: Path, edit: Edit, words: str,
                                    capsys: pytest.CaptureFixture[str]):
-    path = write_bag(tmp_path / 'bag', edit)
+    path = write_rigged_bag(tmp_path / 'bag', edit)
     main(['inspect', str(path), '--picture', str(tmp_path / 'path.png')])
     captured = capsys.readouterr()
     assert 'preset nuscenes_mcap' in captured.out          # the table is printed all the same
@@ -209,7 +174,7 @@ def test_odometry_that_nobody_can_use_is_left_out_and_counted(tmp_path: Path):
                 message.header.stamp.sec = message.header.stamp.nanosec = 0
         return message
 
-    with Bag(write_bag(tmp_path / 'bag', spoil)) as bag:
+    with Bag(write_rigged_bag(tmp_path / 'bag', spoil)) as bag:
         motion = read_motion(bag, '/odom')
     assert motion.dropped == {'odometry_not_finite': 1, 'odometry_bad_quaternion': 1,
                               'odometry_zero_stamp': 1}
@@ -222,7 +187,7 @@ def test_two_drives_in_one_bag_are_refused(tmp_path: Path):
             message.header.stamp.sec -= 60
         return message
 
-    with Bag(write_bag(tmp_path / 'bag', jump)) as bag:
+    with Bag(write_rigged_bag(tmp_path / 'bag', jump)) as bag:
         with pytest.raises(DataError, match=r'the clock of /odom goes back by 5\d\.\d s'):
             read_motion(bag, '/odom')
 
@@ -233,7 +198,7 @@ def test_two_drives_in_one_bag_are_refused(tmp_path: Path):
 def test_the_picture_of_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip('matplotlib', reason='pictures need the extra [viz]')
     path = tmp_path / 'new' / 'path.png'
-    assert main(['inspect', str(write_bag(tmp_path / 'bag')), '--picture', str(path)]) == 0
+    assert main(['inspect', str(write_rigged_bag(tmp_path / 'bag')), '--picture', str(path)]) == 0
     assert f'picture: {path}' in capsys.readouterr().err
     picture = cv2.imread(str(path))
     assert picture.shape[1] == 1700

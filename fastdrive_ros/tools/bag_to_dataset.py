@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from contextlib import ExitStack
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,15 +66,21 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f'--rate-hz must be within 0.01 .. 1000, found {args.rate_hz:g}')
     damaged = 0
     with showing('adding', 'bags', len(args.bags)) as progress:
+        places = _places(args.out, progress)
         for i, path in enumerate(args.bags):
-            damaged += _add(path, args, progress, i)
+            damaged += _add(path, args, places, partial(progress, i), progress.say)
             progress(i + 1, path.name)
     print(f'next: fastdrive data inspect {args.out} --sheet sheet.png')
     return 1 if damaged else 0
 
 
-def _add(path: Path, args: argparse.Namespace, progress: Progress, done: int) -> int:
-    """Add one bag, unless it is there; return how many of its pictures are damaged."""
+def _add(path: Path, args: argparse.Namespace, places: dict[str, str],
+         show: Callable[[str], None], say: Callable[[str], None]) -> int:
+    """
+    Add one bag, unless a drive of its name is in ``places`` already; note where it went.
+
+    Returns how many of its pictures are damaged.
+    """
     from fastdrive_ros.bags import Bag
     from fastdrive_ros.data.bag_in import DAMAGED
     from fastdrive_ros.data.bag_in import BagDrive
@@ -84,21 +92,22 @@ def _add(path: Path, args: argparse.Namespace, progress: Progress, done: int) ->
         name = labels.name if labels else path.resolve().stem if path.is_file() else (
             path.resolve().name)
         split = _split(bag, labels, args.split)
-        if place := _place_of(args.out, name, progress):
-            progress.say(f'{path}: left out, {args.out} has a drive {name} already ({place}); is '
-                         'it another one? Then rename the bag')
+        if name in places:
+            say(f'{path}: left out, {args.out} has a drive {name} already ({places[name]}); is it '
+                'another one? Then rename the bag')
             return 0
         drive = BagDrive(bag, name, given_settings(args, bag), labels, args.rate_hz)
         taken = count(1)
-        frames = drive.frames(lambda: progress(done, f'{name}: {next(taken)} frames'))
-        writer = DatasetWriter(args.out, drive.header, progress.say)
+        frames = drive.frames(lambda: show(f'{name}: {next(taken)} frames'))
+        writer = DatasetWriter(args.out, drive.header, say)
         with ExitStack() as stack:
             number, shard = _open_shard(stack, writer, split)
             shard.add(drive.scene, frames)
-    progress.say(f'{path}: {len(frames)} frames of {name} in {args.out / split}/{number:06d}, '
-                 f'{len(drive.scene.ego.stamps_ns)} samples of odometry')
+    places[name] = f'{split}/{number:06d}'
+    say(f'{path}: {len(frames)} frames of {name} in {args.out / places[name]}, '
+        f'{len(drive.scene.ego.stamps_ns)} samples of odometry')
     for sentence, times in drive.counts.items():
-        progress.say(f'  note: {times} {sentence}')
+        say(f'  note: {times} {sentence}')
     return drive.counts[DAMAGED]
 
 
@@ -119,20 +128,20 @@ def _split(bag: Bag, labels: SceneLabels | None, wanted: str | None) -> str:
     return wanted or labels.split
 
 
-def _place_of(root: Path, name: str, progress: Progress) -> str:
-    """Return where a dataset has a drive of that name, '' where it has none."""
+def _places(root: Path, progress: Progress) -> dict[str, str]:
+    """Return {name of a drive: where it is} of a dataset, or of none."""
     from fastdrive_ros.data.header import FILE
     from fastdrive_ros.data.records import SPLITS
     from fastdrive_ros.data.shard import read_scene
     from fastdrive_ros.data.store import Dataset
 
     if not (root / FILE).exists():
-        return ''
+        return {}
     dataset = Dataset(root)
     for sentence in dataset.dropped:
         progress.say(f'note: {sentence}')
-    return next((f'{split}/{drive.shard.name}' for split in SPLITS for failed in (False, True)
-                 for drive in dataset.drives(split, failed) if read_scene(drive).name == name), '')
+    return {read_scene(drive).name: f'{split}/{drive.shard.name}' for split in SPLITS
+            for failed in (False, True) for drive in dataset.drives(split, failed)}
 
 
 def _open_shard(stack: ExitStack, writer: DatasetWriter, split: str) -> tuple[int, ShardWriter]:
