@@ -43,7 +43,7 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (SHARE, ['package.xml']),
         # `ros2 run` and launch look in lib/<package>; console scripts land in bin/.
-        (f'lib/{NAME}', ['resource/planner_node']),
+        (f'lib/{NAME}', ['resource/planner_node', 'resource/sim_node']),
         *shared_files('launch', 'config', 'engines/nano'),
     ],
     zip_safe=True,
@@ -81,6 +81,7 @@ setup(
         'console_scripts': [
             'fastdrive = fastdrive_ros.tools.cli:main',
             'planner_node = fastdrive_ros.ros.node:main',
+            'sim_node = fastdrive_ros.ros.sim_node:main',
         ],
     },
 )

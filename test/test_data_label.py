@@ -45,7 +45,6 @@ from fastdrive_ros.learn.label_report import write_report
 from fastdrive_ros.learn.label_shard import decode_picture
 from fastdrive_ros.tools import data_label
 from fastdrive_ros.tools import label_fleet
-from fastdrive_ros.tools.label_progress import progress
 from fastdrive_ros.tools.label_result import spread
 from fastdrive_ros.tools.label_sheet import Tile
 from fastdrive_ros.tools.label_sheet import draw_sheet
@@ -276,14 +275,3 @@ def test_the_sheet_shows_the_mask_bright_and_the_rest_dark():
     row = 315 + 24 + 8  # a tile is 560 wide: its picture, caption and gap
     assert sheet.shape == (30 + 2 * row, 3 * 560 + 4 * 8, 3)
     assert (sheet[:30] == CLASS_RGB[CLASSES.index('CAR')]).all(axis=2).any()
-
-
-def test_a_log_gets_a_line_now_and_then(monkeypatch: Any):
-    clock = iter((0.0, 10.0, 40.0, 50.0, 80.0))
-    monkeypatch.setattr('fastdrive_ros.tools.label_progress.time.monotonic', lambda: next(clock))
-    said: list[str] = []
-    with progress(1000, said.append) as done:
-        for pictures in (10, 80, 100, 160):
-            done(pictures)
-    assert said == ['80 of 1000 images, 2.00 images/s, 8 min left',
-                    '160 of 1000 images, 2.00 images/s, 7 min left']

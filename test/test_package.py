@@ -56,7 +56,8 @@ def test_every_shared_file_of_the_checkout_is_installed(setup_arguments: dict):
                 assert installed[f'{SHARE}/{relative}'] == relative
     assert installed[f'{SHARE}/package.xml'] == 'package.xml'
     assert 'share/ament_index/resource_index/packages/fastdrive_ros' in installed
-    assert installed['lib/fastdrive_ros/planner_node'] == 'resource/planner_node'
+    for node in ('planner_node', 'sim_node'):
+        assert installed[f'lib/fastdrive_ros/{node}'] == f'resource/{node}'
     assert all((ROOT / name).is_file() for name in installed.values())
 
 
@@ -69,7 +70,7 @@ def test_every_package_folder_is_installed(setup_arguments: dict):
 def test_entry_points_name_functions(setup_arguments: dict):
     lines = setup_arguments['entry_points']['console_scripts']
     scripts = dict(line.split(' = ') for line in lines)
-    assert set(scripts) == {'fastdrive', 'planner_node'}
+    assert set(scripts) == {'fastdrive', 'planner_node', 'sim_node'}
     for target in scripts.values():
         module, function = target.split(':')
         tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())

@@ -106,7 +106,7 @@ def _label_missing(tasks: list[Task], source: Dataset, writer: DatasetWriter,
     """Label the shards that are not there yet; return why some could not be."""
     from fastdrive_ros.tools.label_fleet import Fleet
     from fastdrive_ros.tools.label_fleet import ray_session
-    from fastdrive_ros.tools.label_progress import progress
+    from fastdrive_ros.tools.progress import showing
     from fastdrive_ros.tools.label_worker import Job
 
     todo = _not_done(tasks, writer, args.split)
@@ -122,7 +122,7 @@ def _label_missing(tasks: list[Task], source: Dataset, writer: DatasetWriter,
                   threads=max(1, (os.cpu_count() or 1) // workers) if not args.address else 1)
         _say(f'{len(todo)} shards with up to {sum(task.pictures for task in todo)} pictures, '
              f'{workers} workers on {device}: loading the models')
-        with progress(sum(task.pictures for task in todo), _say) as on_pictures:
+        with showing('labelling', 'images', sum(task.pictures for task in todo)) as on_pictures:
             failures = Fleet(ray, job, workers, _say, on_pictures).run(todo)
     elsewhere = [task for task in _not_done(todo, writer, args.split) if task not in failures]
     if elsewhere:

@@ -31,8 +31,9 @@ class Progress:
             self._bar.update(self._task, completed=done, note=note, rate=self._rate(done))
         elif time.monotonic() - self._line_s > _LINE_EVERY_S:
             self._line_s = time.monotonic()
-            print(f'{self._what}: {done} of {self._total} {self._unit}, {self._rate(done)}'
-                  + (f', {note}' if note else ''), file=sys.stderr, flush=True)
+            print(', '.join(filter(None, (
+                f'{self._what}: {done} of {self._total} {self._unit}', self._rate(done),
+                self._left(done), note))), file=sys.stderr, flush=True)
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""
@@ -40,6 +41,13 @@ class Progress:
             self._bar.console.print(message, markup=False, highlight=False)
         else:
             print(message, file=sys.stderr, flush=True)
+
+    def _left(self, done: int) -> str:
+        if done <= self._before:
+            return ''
+        elapsed_s = time.monotonic() - self._start_s
+        left_s = (self._total - done) * elapsed_s / (done - self._before)
+        return f'{left_s / 60:.0f} min left'
 
     def _rate(self, done: int) -> str:
         elapsed_s = max(time.monotonic() - self._start_s, 1e-3)
