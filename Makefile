@@ -95,7 +95,7 @@ $(VENV)/.test: $(VENV)/.ros
 	  echo 'taking the default build, which brings several gigabytes of CUDA.'; \
 	  $(PIP) 'torch==$(TORCH)'; }
 	@$(PIP) -e '.[ros,viz,train,rtx,data,sim,label,test]'
-	@$(PIP) --no-deps nuscenes-devkit==1.2.0
+	@$(PIP) --no-deps nuscenes-devkit
 	@$(PIP) -r requirements/nuscenes.txt
 	@$(HEADLESS)
 	@$(BIN)/fastdrive data assets || echo 'Tests that draw will be skipped.'

@@ -12,10 +12,10 @@ from fastdrive_ros.tools.progress import showing
 
 def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str],
                                         monkeypatch: pytest.MonkeyPatch):
-    now_s = 0.0
-    monkeypatch.setattr(progress.time, 'monotonic', lambda: now_s)
+    clock = {'now_s': 0.0}
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: clock['now_s'])
     with showing('driving', 'frames', total=1000, done=100) as show:
-        for now_s, done in ((10.0, 150), (40.0, 300), (50.0, 310), (80.0, 500)):
+        for clock['now_s'], done in ((10.0, 150), (40.0, 300), (50.0, 310), (80.0, 500)):
             show(done, '2 drives failed')
         show.say('a shard was torn')
     assert capsys.readouterr().err.splitlines() == [

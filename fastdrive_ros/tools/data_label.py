@@ -106,8 +106,8 @@ def _label_missing(tasks: list[Task], source: Dataset, writer: DatasetWriter,
     """Label the shards that are not there yet; return why some could not be."""
     from fastdrive_ros.tools.label_fleet import Fleet
     from fastdrive_ros.tools.label_fleet import ray_session
-    from fastdrive_ros.tools.progress import showing
     from fastdrive_ros.tools.label_worker import Job
+    from fastdrive_ros.tools.progress import showing
 
     todo = _not_done(tasks, writer, args.split)
     if not todo:
