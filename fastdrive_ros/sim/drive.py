@@ -22,6 +22,7 @@ from fastdrive_ros.data.records import EgoTrack
 from fastdrive_ros.data.records import FrameRecord
 from fastdrive_ros.data.records import Picture
 from fastdrive_ros.data.records import SceneRecord
+from fastdrive_ros.sim.renderer import Shot
 from fastdrive_ros.sim.world import STEP_S
 from fastdrive_ros.sim.world import Ego
 from fastdrive_ros.sim.world import World
@@ -92,10 +93,15 @@ def _stamp_ns(step: int) -> int:
 
 
 def _frame(world: World, scene: str, index: int, stamp_ns: int) -> FrameRecord:
-    pictures = {name: Picture(stamp_ns, encode_jpeg(shot.rgb), _png(shot.mask))
+    pictures = {name: Picture(stamp_ns, *encode(shot))
                 for name, shot in world.pictures().items()}
     return FrameRecord(scene, index, stamp_ns, pictures, world.agents, world.command,
                        world.traffic_light, _png(world.drivable()))
+
+
+def encode(shot: Shot) -> tuple[bytes, bytes]:
+    """Return (JPEG of the picture, PNG of the mask)."""
+    return encode_jpeg(shot.rgb), _png(shot.mask)
 
 
 def encode_jpeg(rgb: np.ndarray) -> bytes:

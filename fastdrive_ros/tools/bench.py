@@ -6,7 +6,8 @@
     preprocess   six 1600x900 JPEGs -> the encoder's input, against the plain way
     node         the live node over DDS on the looped sample bag: stages, overhead, queue, pruning
     memory       resident memory of the live node over minutes
-    all          all of them
+    sim          the simulator: six cameras with masks
+    all          all but sim, which needs the extra [sim]
 
 Every figure names its protocol: frames, tokens, backend, threads and processor are in the JSON.
 """
@@ -33,10 +34,11 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb."""
     parser = subparsers.add_parser(
         'bench', help='measure', epilog=_EPILOG,
-        description='Measure preprocessing, the live node, or its memory. Prints tables and ends '
-        'with one line of JSON.', formatter_class=argparse.RawDescriptionHelpFormatter)
+        description='Measure preprocessing, the live node, its memory, or the simulator. '
+        'Prints tables and ends with one line of JSON.',
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('what', nargs='?', default='all',
-                        choices=('preprocess', 'node', 'memory', 'all'))
+                        choices=('preprocess', 'node', 'memory', 'sim', 'all'))
     parser.add_argument('--seconds', type=float, default=44.0,
                         help='length of the node bench (default: %(default)g)')
     parser.add_argument('--minutes', type=float, default=10.0,
@@ -66,5 +68,10 @@ def run(args: argparse.Namespace) -> int:
 
         results['memory'] = bench_node.bench_memory(args.bag, args.bundle, args.minutes)
         bench_node.print_memory(results['memory'])
+    if 'sim' in wanted:
+        from fastdrive_ros.tools import bench_sim
+
+        results['sim'] = bench_sim.bench()
+        bench_sim.print_report(results['sim'])
     print(json.dumps(results))
     return 0
