@@ -34,6 +34,7 @@ from fastdrive_ros.core.types import Frame
 from fastdrive_ros.core.types import FrameError
 from fastdrive_ros.core.types import FrameSet
 from fastdrive_ros.data.bag_labels import DRIVABLE_TOPIC
+from fastdrive_ros.data.bag_labels import LABELS_TOPIC
 from fastdrive_ros.data.bag_labels import SceneLabels
 from fastdrive_ros.data.bag_labels import mask_topic
 from fastdrive_ros.data.bag_labels import read_frame_labels
@@ -86,12 +87,13 @@ class BagDrive:
         self._settings = check_settings(given)
         self._labels = labels
         self._rate_hz = rate_hz
+        self._tells_frames = labels is not None and LABELS_TOPIC in bag.topics
         self._wanted = labels.cameras if labels else tuple(
             name.removeprefix(CAMERA_TOPIC_PREFIX) for name in self._settings
             if name.startswith(CAMERA_TOPIC_PREFIX) and name in given)
         topics = {camera: self._settings.get(CAMERA_TOPIC_PREFIX + camera, image_topic(camera))
                   for camera in self._wanted}
-        self._topics = topics if labels else self._found(topics)
+        self._topics = topics if self._tells_frames else self._found(topics)
         motion = read_motion(bag, self._settings['odometry_topic'])
         rig = read_rig(bag, self._topics, motion.vehicle_frame)
         for reason, count in motion.dropped.items():
@@ -110,19 +112,21 @@ class BagDrive:
     @property
     def header(self) -> DatasetHeader:
         """Of a dataset that the drive can be part of."""
-        if self._labels:
+        if self._labels and self._tells_frames:
             header = self._labels.header
             return replace(header, rate_hz=self._rate_hz) if self._rate_hz else header
+        name, source, license_ = ('recorded drives', 'bag', LICENSE) if not self._labels else (
+            self._labels.header.name, self._labels.header.source, self._labels.header.license)
         first = self.scene.cameras[0]
         return DatasetHeader(
-            'recorded drives', 'bag', self._wanted, first.width, first.height,
-            self._rate_hz or RATE_HZ, license=LICENSE, settings={
-                name: value for name, value in self._settings.items() if name.startswith('sync.')})
+            name, source, self._wanted, first.width, first.height, self._rate_hz or RATE_HZ,
+            license=license_, settings={key: value for key, value in self._settings.items()
+                                        if key.startswith('sync.')})
 
     def frames(self, on_frame: Callable[[], None] = lambda: None) -> list[FrameRecord]:
         """Read the frames; ``on_frame`` is called after each; raises DataError for none."""
         frames = []
-        for frame in self._labelled() if self._labels else self._recorded():
+        for frame in self._labelled() if self._tells_frames else self._recorded():
             frames.append(replace(frame, index=len(frames)))
             on_frame()
         if not frames:

@@ -8,7 +8,8 @@ What a dataset knows of a drive besides pictures, calibration and motion <-> top
     /fastdrive/drivable/compressed  sensor_msgs/CompressedImage, png, of each frame
     /CAM_X/mask/compressed          sensor_msgs/CompressedImage, png of class ids, of each picture
 
-Numbers in JSON are written so that they are read back bit for bit; NaN is null.
+A bag of nuScenes has the first alone: its split and licence go where the drive goes. Numbers in
+JSON are written so that they are read back bit for bit; NaN is null.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ One scene of nuScenes -> a rosbag2 folder in which every message is logged at it
     every sensor's ego_pose                           -> /tf, map -> base_link
     the same, at most 50 Hz, or the CAN bus's poses   -> /odom
     calibrated_sensor                                 -> /tf_static, latched
+    scene, our split of it, the licence               -> /fastdrive/scene, latched
 
 The converters that others use log the six pictures of a keyframe at the lidar's stamp and odometry
 in bursts; a vehicle does neither.
@@ -24,18 +25,24 @@ from typing import Any
 from fastdrive_ros.bags import ODOMETRY_TYPE
 from fastdrive_ros.bags import BagWriter
 from fastdrive_ros.core.rig import Camera
+from fastdrive_ros.data import bag_labels
 from fastdrive_ros.data import bag_messages
-from fastdrive_ros.data.nuscenes import cameras_of
-from fastdrive_ros.data.nuscenes import ego_track
+from fastdrive_ros.data.header import DatasetHeader
+from fastdrive_ros.data.nuscenes import LICENSE
 from fastdrive_ros.data.nuscenes import read_picture
+from fastdrive_ros.data.nuscenes import scene_record
 from fastdrive_ros.data.nuscenes_ego import can_bus_track
 from fastdrive_ros.data.nuscenes_ego import thinned
 from fastdrive_ros.data.nuscenes_folder import NuscenesFolder
 from fastdrive_ros.data.nuscenes_folder import camera_rows
+from fastdrive_ros.data.nuscenes_folder import official_splits
+from fastdrive_ros.data.nuscenes_folder import our_split
 from fastdrive_ros.data.records import EgoTrack
+from fastdrive_ros.data.records import SceneRecord
 
 MAP_FRAME = 'map'
 _MAX_ODOMETRY_HZ = 50.0
+_CAMERA_HZ = 12.0
 # Log time (the header's stamp, too), topic, type, message.
 _Message = tuple[int, str, str, Any]
 
@@ -46,8 +53,9 @@ def write_bag(folder: NuscenesFolder, scene: str, path: Path) -> tuple[int, list
 
     Returns (pictures written, files of pictures that cannot be decoded and were left out).
     """
-    cameras = {camera.name: camera for camera in cameras_of(folder, scene)}
-    track = ego_track(folder, scene)
+    record = scene_record(folder, scene, [])
+    cameras = {camera.name: camera for camera in record.cameras}
+    track = record.ego
     odometry = can_bus_track(folder.root, scene) or thinned(track, _MAX_ODOMETRY_HZ)
     rows = camera_rows(folder, scene, sweeps=True)
     damaged: list[str] = []
@@ -57,11 +65,22 @@ def write_bag(folder: NuscenesFolder, scene: str, path: Path) -> tuple[int, list
     # Every picture has a pose, so no picture is older.
     start_ns = int(min(track.stamps_ns[0], odometry.stamps_ns[0]))
     with BagWriter(path) as bag:
+        bag.write(bag_labels.SCENE_TOPIC, bag_labels.STRING_TYPE, start_ns,
+                  bag_labels.scene_message(_header(folder, record), our_split(
+                      scene, official_splits()), record, num_frames=0), latched=True)
         bag.write(bag_messages.TF_STATIC_TOPIC, bag_messages.TF_TYPE, start_ns,
                   bag_messages.static_transforms(start_ns, cameras.values()), latched=True)
         for log_ns, topic, type_name, message in messages:
             bag.write(topic, type_name, log_ns, message)
     return len(rows) - len(damaged), damaged
+
+
+def _header(folder: NuscenesFolder, record: SceneRecord) -> DatasetHeader:
+    """Return what a dataset of this bag has to say of it, the licence above all."""
+    first = record.cameras[0]
+    return DatasetHeader(
+        f'nuscenes {folder.version}', 'nuscenes', tuple(camera.name for camera in record.cameras),
+        first.width, first.height, _CAMERA_HZ, license=LICENSE)
 
 
 def _transforms(track: EgoTrack) -> Iterator[_Message]:

@@ -118,7 +118,7 @@ def _choose(sets: Sequence[FrameSet], scene: SceneRecord) -> list[FrameSet]:
         except DataError:
             continue
         known.append(frame_set)
-        if ahead.length_m > _SHORT_M and len(ahead.middle_m) > AHEAD_S / 0.1 * 0.9:
+        if ahead.length_m > _SHORT_M:
             moving.append(frame_set)
     candidates = moving or known
     if not candidates:
