@@ -52,10 +52,19 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make what is missing; 0 when all frames are there."""
+    from fastdrive_ros.sim.assets import assets_dir
+    from fastdrive_ros.sim.assets import check_egl
+    from fastdrive_ros.sim.assets import check_installed
+
+    for check in (check_installed, check_egl, assets_dir):
+        check()
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from fastdrive_ros.data.records import SPLITS
     from fastdrive_ros.data.records import DataError
     from fastdrive_ros.data.store import Dataset
-    from fastdrive_ros.sim.assets import assets_dir
     from fastdrive_ros.sim.generate import FRAMES_A_SHARD
     from fastdrive_ros.sim.generate import generate
     from fastdrive_ros.sim.generate import header
@@ -67,7 +76,6 @@ def run(args: argparse.Namespace) -> int:
     if frames < 1 or args.workers < 1:
         raise DataError('at least one frame and one worker are needed, got '
                         f'{frames} frames and {args.workers} workers')
-    assets_dir()  # says at once what is missing
     dataset = header(WorldSettings(*args.size), args.rate_hz)
     before = _count(args.dataset)
     wanted = sum(shards_for(frames).values()) * FRAMES_A_SHARD
