@@ -31,10 +31,12 @@ from fastdrive_ros.bags import Bag
 from fastdrive_ros.bags import BagWriter
 from fastdrive_ros.bags import typestore
 from fastdrive_ros.core.types import NUSCENES_CAMERAS
+from fastdrive_ros.core.types import RawImage
 from fastdrive_ros.data import bag_out
 from fastdrive_ros.data.bag_labels import SCENE_TOPIC
 from fastdrive_ros.data.bag_labels import STRING_TYPE
 from fastdrive_ros.data.bag_labels import read_scene_labels
+from fastdrive_ros.data.bag_pictures import to_jpeg
 from fastdrive_ros.data.command import command_from_future
 from fastdrive_ros.data.header import DatasetHeader
 from fastdrive_ros.data.records import DataError
@@ -158,6 +160,20 @@ def test_a_damaged_picture_is_no_training_data(tmp_path: Path,
     assert '2 pictures cannot be decoded' in capsys.readouterr().err
 
 
+def test_a_sweep_of_damaged_pictures_is_left_out(tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]):
+    def damage(topic: str, message: Any) -> Any:
+        if topic in list(TOPICS.values())[:3] and (
+                stamp_to_ns(message.header.stamp) < T0_NS + 10**8):
+            message.data = message.data[:200]
+        return message
+
+    assert to_dataset(write_rigged_bag(tmp_path / 'bag', damage), '--out', tmp_path / 'out') == 1
+    ((_, frames),) = read_all(tmp_path / 'out')
+    assert [frame.index for frame in frames] == [0, 1, 2, 3, 4]
+    assert '1 sweeps with too many damaged pictures: left out' in capsys.readouterr().err
+
+
 def test_png_pictures_are_encoded_once_and_told(tmp_path: Path,
                                                 capsys: pytest.CaptureFixture[str]):
     def as_png(topic: str, message: Any) -> Any:
@@ -171,6 +187,16 @@ def test_png_pictures_are_encoded_once_and_told(tmp_path: Path,
     shown = cv2.imdecode(np.frombuffer(frames[0].pictures[FRONT].jpeg, np.uint8), 1).astype(int)
     assert np.abs(shown - cv2.imdecode(make_jpeg(HEIGHT, WIDTH), 1)).mean() < 3.0
     assert '6 pictures that were no JPEG: encoded once' in capsys.readouterr().err
+
+
+def test_raw_pictures_are_encoded_once():
+    camera = RIG[1]
+    bgr = cv2.imdecode(make_jpeg(HEIGHT, WIDTH), cv2.IMREAD_COLOR)
+    image = RawImage('bgr8', HEIGHT, WIDTH, 3 * WIDTH, False, bgr.reshape(-1))
+    jpeg, encoded = to_jpeg(image, camera, '/front', '/info')
+    shown = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).astype(int)
+    assert encoded
+    assert np.abs(shown - bgr).mean() < 3.0
 
 
 def test_masks_of_another_size_are_left_out(tmp_path: Path,
@@ -211,7 +237,7 @@ def _another_clock(topic: str, message: Any) -> Any:
     (without('/CAM_BACK/camera_info'), 'expected /CAM_BACK/camera_info (sensor_msgs/msg/Camera'),
     (without('/tf_static'), "no transform leads from base_link to 'CAM_FRONT_LEFT'"),
     (without('/odom'), 'expected /odom (nav_msgs/msg/Odometry), it is absent'),
-    (_shrink, f'pictures of {TOPICS[FRONT]} are 56x28 pixels, /CAM_FRONT/camera_info says 112x56'),
+    (_shrink, 'the pictures are 56x28 pixels, /CAM_FRONT/camera_info says 112x56'),
     (_clock_goes_back, "the cameras' clock goes back to"),
     (_another_clock, 'not one sweep can be used (6 sweeps without odometry at their stamp'),
 ])
@@ -236,6 +262,12 @@ def test_cameras_of_other_names_need_a_parameter_file(tmp_path: Path,
     ((scene, frames),) = read_all(tmp_path / 'out')
     assert [camera.name for camera in scene.cameras] == ['left', 'front']
     assert {len(frame.pictures) for frame in frames} == {2}
+    # And back, where no preset knows these names.
+    assert main(['bag', 'from-dataset', str(tmp_path / 'out'), '--out', str(tmp_path / 'bags')
+                 ]) == 0
+    assert to_dataset(tmp_path / 'bags' / 'bag', '--out', tmp_path / 'again') == 0
+    ((_, again),) = read_all(tmp_path / 'again')
+    assert repr(again) == repr(frames)
 
 
 def test_labels_that_are_not_ours_are_refused(tmp_path: Path):

@@ -20,16 +20,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import cv2
-
 from fastdrive_ros.bags import IMAGE_TYPES
 from fastdrive_ros.bags import Bag
 from fastdrive_ros.config import CAMERA_TOPIC_PREFIX
 from fastdrive_ros.config import check_settings
 from fastdrive_ros.config import sync_config
-from fastdrive_ros.core.decode import decode
 from fastdrive_ros.core.sync import FrameSynchronizer
-from fastdrive_ros.core.types import EncodedImage
 from fastdrive_ros.core.types import Frame
 from fastdrive_ros.core.types import FrameError
 from fastdrive_ros.core.types import FrameSet
@@ -40,12 +36,13 @@ from fastdrive_ros.data.bag_labels import mask_topic
 from fastdrive_ros.data.bag_labels import read_frame_labels
 from fastdrive_ros.data.bag_messages import IMAGE_TYPE
 from fastdrive_ros.data.bag_messages import image_topic
+from fastdrive_ros.data.bag_pictures import mask_fits
+from fastdrive_ros.data.bag_pictures import to_jpeg
 from fastdrive_ros.data.bag_rig import info_topic
 from fastdrive_ros.data.bag_rig import read_motion
 from fastdrive_ros.data.bag_rig import read_rig
 from fastdrive_ros.data.command import command_from_future
 from fastdrive_ros.data.header import DatasetHeader
-from fastdrive_ros.data.pictures import decode_mask
 from fastdrive_ros.data.records import DataError
 from fastdrive_ros.data.records import FrameRecord
 from fastdrive_ros.data.records import Picture
@@ -58,9 +55,6 @@ RATE_HZ = 2.0
 LICENSE = 'Recorded drives: the licence is for those to give who recorded them.'
 # Keys of ``counts`` that others ask for.
 DAMAGED = 'pictures cannot be decoded: those cameras are absent'
-_JPEG_MAGIC = b'\xff\xd8\xff'
-_JPEG_QUALITY = 95
-_FULL_SIZE_PX = 1 << 16
 
 
 class BagDrive:
@@ -164,7 +158,11 @@ class BagDrive:
             last_ns = stamp_ns
             pictures = {name: picture for name, frame in sweep.frames.items()
                         if (picture := self._picture(frame))}
-            if len(pictures) < len(self._wanted):
+            missing = len(self._wanted) - len(pictures)
+            if missing > self._settings['sync.max_missing_cameras']:
+                self.counts['sweeps with too many damaged pictures: left out'] += 1
+                continue
+            if missing:
                 self.counts['frames without some camera'] += 1
             yield FrameRecord(self.scene.name, 0, stamp_ns, pictures, command=command)
 
@@ -232,30 +230,17 @@ class BagDrive:
                 self.counts[f'pictures of {camera} left out: {error}'] += 1
 
     def _picture(self, frame: Frame) -> Picture | None:
-        """Return the picture with its JPEG bytes as they are; None when it cannot be decoded."""
-        image = frame.image
-        is_jpeg = (isinstance(image, EncodedImage)
-                   and image.data[:3].tobytes() == _JPEG_MAGIC)
+        """Return the picture, its JPEG bytes as they are; None when it cannot be decoded."""
+        topic = self._topics[frame.camera]
         try:
-            # A JPEG is looked through at an eighth of its size, all of its bytes are read for it.
-            side_px, part = (1, 8) if is_jpeg else (_FULL_SIZE_PX, 1)
-            rgb = decode(image, side_px, side_px)
+            jpeg, encoded = to_jpeg(frame.image, self._cameras[frame.camera],
+                                    f'{self._bag.path}: {topic}', info_topic(topic))
         except FrameError:
             self.counts[DAMAGED] += 1
             return None
-        camera = self._cameras[frame.camera]
-        if rgb.shape[:2] != (-(-camera.height // part), -(-camera.width // part)):
-            topic = self._topics[frame.camera]
-            height, width = decode(image, _FULL_SIZE_PX, _FULL_SIZE_PX).shape[:2]
-            raise DataError(f'{self._bag.path}: the pictures of {topic} are {width}x{height} '
-                            f'pixels, {info_topic(topic)} says {camera.width}x{camera.height}: '
-                            'its K would not fit them, publish the one of these pictures')
-        if is_jpeg:
-            return Picture(frame.stamp_ns, image.data.tobytes())
-        self.counts[f'pictures that were no JPEG: encoded once, quality {_JPEG_QUALITY}'] += 1
-        bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-        return Picture(frame.stamp_ns, cv2.imencode(
-            '.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes())
+        if encoded:
+            self.counts['pictures that were no JPEG: encoded once'] += 1
+        return Picture(frame.stamp_ns, jpeg)
 
     def _with_masks(self, frames: list[FrameRecord]) -> list[FrameRecord]:
         masks = self._pngs({mask_topic(camera): camera for camera in self._topics})
@@ -266,16 +251,10 @@ class BagDrive:
     def _mask(self, masks: Mapping[tuple[str, int], bytes], camera: str,
               stamp_ns: int) -> bytes | None:
         png = masks.get((camera, stamp_ns))
-        if png is None:
-            return None
-        try:
-            size = decode_mask(png, mask_topic(camera)).shape
-        except DataError:
-            size = ()
-        if size != (self._cameras[camera].height, self._cameras[camera].width):
-            self.counts['masks damaged or of another size than their picture: left out'] += 1
-            return None
-        return png
+        if png is None or mask_fits(png, self._cameras[camera]):
+            return png
+        self.counts['masks damaged or of another size than their picture: left out'] += 1
+        return None
 
     def _pngs(self, names: Mapping[str, str]) -> dict[tuple[str, int], bytes]:
         """Return {(name, stamp_ns): bytes} of {topic: name}."""

@@ -27,8 +27,8 @@ from fastdrive_ros.core.rotation import yaw_of
 from fastdrive_ros.core.types import NUSCENES_CAMERAS
 from fastdrive_ros.core.types import EncodedImage
 from fastdrive_ros.core.types import FrameError
+from fastdrive_ros.data.command import command_from_future
 from fastdrive_ros.data.ego import ego_pose_at
-from fastdrive_ros.data.ego import future_at
 from fastdrive_ros.data.nuscenes_ego import can_bus_track
 from fastdrive_ros.data.nuscenes_ego import track_from_poses
 from fastdrive_ros.data.nuscenes_ego import with_velocities
@@ -51,10 +51,6 @@ LICENSE = ('nuScenes by Motional: CC BY-NC-SA 4.0 with the nuScenes terms of use
 # In SceneRecord.conditions: files of pictures that could not be decoded and were left out.
 DAMAGED = 'damaged_pictures'
 
-# The command is where the vehicle really went: this far to a side after three seconds is a turn
-# (the convention of VAD and UniAD). At the end of a scene, where it was last seen.
-_TURN_M = 2.0
-_FUTURE_STEPS, _FUTURE_DT_S = 6, 0.5
 _NS_PER_US = 1000
 # The first prefix of a category's name that is here decides. What lies or stands in the way
 # without being a road user is FENCE, as the simulator's cones and barriers.
@@ -100,7 +96,7 @@ def read_scene(folder: NuscenesFolder, maps: DrivableMaps, scene: str, pool: Exe
         frames.append(FrameRecord(
             scene, index, stamp_ns, pictures.get(sample['token'], {}),
             tuple(_agent(folder, token) for token in sample['anns']),
-            command_at(record, stamp_ns),
+            command_from_future(record, stamp_ns),
             drivable_png=maps.raster_png(location, x_m, y_m, yaw_of(orientation))))
     return record, frames
 
@@ -144,15 +140,6 @@ def ego_track(folder: NuscenesFolder, scene: str) -> EgoTrack:
         for channel in channels for row in sensor_rows(folder, scene, channel))
     can_bus = can_bus_track(folder.root, scene)
     return with_velocities(track, can_bus) if can_bus else track
-
-
-def command_at(scene: SceneRecord, stamp_ns: int) -> str:
-    """Return where the vehicle goes: 'left' or 'right' when beyond 2 m aside after 3 s."""
-    waypoints, known = future_at(scene, stamp_ns, _FUTURE_STEPS, _FUTURE_DT_S)
-    if not known.any():
-        return 'straight'
-    aside_m = waypoints[np.flatnonzero(known)[-1], 1]
-    return 'left' if aside_m > _TURN_M else 'right' if aside_m < -_TURN_M else 'straight'
 
 
 def kind_of(category: str) -> str:

@@ -96,7 +96,10 @@ def _add(path: Path, args: argparse.Namespace, places: dict[str, str],
             say(f'{path}: left out, {args.out} has a drive {name} already ({places[name]}); is it '
                 'another one? Then rename the bag')
             return 0
-        drive = BagDrive(bag, name, given_settings(args, bag), labels, args.rate_hz)
+        # A bag that tells what it is has the default topics, whatever its cameras are called.
+        asked = args.preset or args.params_file or args.set
+        given = given_settings(args, bag) if asked or labels is None else {}
+        drive = BagDrive(bag, name, given, labels, args.rate_hz)
         taken = count(1)
         frames = drive.frames(lambda: show(f'{name}: {next(taken)} frames'))
         writer = DatasetWriter(args.out, drive.header, say)
