@@ -276,7 +276,7 @@ def test_labels_that_are_not_ours_are_refused(tmp_path: Path):
         with BagWriter(tmp_path / str(number)) as writer:
             writer.write(SCENE_TOPIC, STRING_TYPE, 1, text(data=data))
         with Bag(tmp_path / str(number)) as bag:
-            with pytest.raises(DataError, match='/fastdrive/scene is not what `fastdrive bag'):
+            with pytest.raises(DataError, match='/dataset/scene is not what `fastdrive bag'):
                 read_scene_labels(bag)
 
 

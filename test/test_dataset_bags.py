@@ -137,7 +137,7 @@ def test_everything_is_logged_at_its_own_stamp(dataset: Path, tmp_path: Path):
                     picture.stamp_ns, picture.jpeg, 'jpeg')
     assert logged == sorted(logged)
     assert counts['/odom'] == counts['/tf'] == len(scene.ego.stamps_ns) == 41
-    assert counts['/tf_static'] == counts['/fastdrive/scene'] == 1
+    assert counts['/tf_static'] == counts['/dataset/scene'] == 1
     for camera in NUSCENES_CAMERAS:
         assert counts[TOPICS[camera]] == counts[f'/{camera}/camera_info'] == 3
         assert counts[f'/{camera}/mask/compressed'] == 3
@@ -149,7 +149,7 @@ def test_what_is_said_once_is_latched(dataset: Path, tmp_path: Path):
         latched = {connection.topic for connection in reader.connections
                    for qos in connection.ext.offered_qos_profiles
                    if qos.durability == QosDurability.TRANSIENT_LOCAL}
-    assert latched == {'/tf_static', '/fastdrive/scene'}
+    assert latched == {'/tf_static', '/dataset/scene'}
     # Humble wants a text here, Jazzy takes it in bags of a version below 9.
     metadata = (tmp_path / 'good' / 'metadata.yaml').read_text()
     assert 'version: 8' in metadata

@@ -3,10 +3,10 @@
 """
 What a dataset knows of a drive besides pictures, calibration and motion <-> topics of a bag.
 
-    /fastdrive/scene                std_msgs/String, JSON, once and latched: of the drive
-    /fastdrive/labels               std_msgs/String, JSON, of each frame, at its stamp
-    /fastdrive/drivable/compressed  sensor_msgs/CompressedImage, png, of each frame
-    /CAM_X/mask/compressed          sensor_msgs/CompressedImage, png of class ids, of each picture
+    /dataset/scene                std_msgs/String, JSON, once and latched: of the drive
+    /dataset/labels               std_msgs/String, JSON, of each frame, at its stamp
+    /dataset/drivable/compressed  sensor_msgs/CompressedImage, png, of each frame
+    /CAM_X/mask/compressed        sensor_msgs/CompressedImage, png of class ids, of each picture
 
 A bag of nuScenes has the first alone: its split and licence go where the drive goes. Numbers in
 JSON are written so that they are read back bit for bit; NaN is null.
@@ -33,8 +33,8 @@ from fastdrive_ros.data.records import DataError
 from fastdrive_ros.data.records import FrameRecord
 from fastdrive_ros.data.records import SceneRecord
 
-SCENE_TOPIC, LABELS_TOPIC = '/fastdrive/scene', '/fastdrive/labels'
-DRIVABLE_TOPIC = '/fastdrive/drivable/compressed'
+SCENE_TOPIC, LABELS_TOPIC = '/dataset/scene', '/dataset/labels'
+DRIVABLE_TOPIC = '/dataset/drivable/compressed'
 STRING_TYPE = 'std_msgs/msg/String'
 _VERSION = 1
 
@@ -125,7 +125,7 @@ def _parsed(bag: Bag, topic: str, data: str, parse: Callable[[Mapping[str, Any]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f'{bag.path}: {topic} is not what `fastdrive bag from-dataset` writes '
                         f'({type(error).__name__}: {error}): write the bag again, or filter '
-                        'the topics /fastdrive/... out of it to use it as any other') from error
+                        'the topics /dataset/... out of it to use it as any other') from error
 
 
 def _scene_labels(content: Mapping[str, Any]) -> SceneLabels:

@@ -7,7 +7,7 @@ One scene of nuScenes -> a rosbag2 folder in which every message is logged at it
     every sensor's ego_pose                           -> /tf, map -> base_link
     the same, at most 50 Hz, or the CAN bus's poses   -> /odom
     calibrated_sensor                                 -> /tf_static, latched
-    scene, our split of it, the licence               -> /fastdrive/scene, latched
+    scene, our split of it, the licence               -> /dataset/scene, latched
 
 The converters that others use log the six pictures of a keyframe at the lidar's stamp and odometry
 in bursts; a vehicle does neither.
