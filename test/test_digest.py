@@ -101,3 +101,16 @@ def test_each_half_sees_its_own(tmp_path: Path) -> None:
 def test_a_mask_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match='sim-000000000 2: CAM_BACK: expected a grey 8-bit PNG'):
         of(tmp_path / 'a', changed(make_scene(), mask_png=b'mask'))
+
+
+def test_the_last_bit_of_a_computed_number_does_not_count_but_a_hundredth_of_a_millimetre_does(
+        tmp_path: Path) -> None:
+    scene, frames = make_scene('sim-0', num_frames=1)
+
+    def moved(by_m: float) -> Drive:
+        ego = dataclasses.replace(scene.ego, positions_m=scene.ego.positions_m + by_m)
+        return dataclasses.replace(scene, ego=ego), frames
+
+    expected = of(tmp_path / 'a', (scene, frames))
+    assert of(tmp_path / 'b', moved(3e-15)) == expected
+    assert of(tmp_path / 'c', moved(1e-5)).labels != expected.labels

@@ -4,7 +4,9 @@
 A split of a dataset -> two checksums: of the pictures, and of all that is known about them.
 
 They are over values in the order of shards, scenes and frames, not over files: who wrote which
-shard when, and how Parquet or PNG packed it, makes no difference. Failed drives are left out.
+shard when, and how Parquet or PNG packed it, makes no difference. Numbers count to the sixth
+decimal: the last bit of a computed one is not the same on every processor, nor, rarely, in every
+run. Failed drives are left out.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from fastdrive_ros.data.pictures import decode_mask
 from fastdrive_ros.data.records import FrameRecord
 from fastdrive_ros.data.records import SceneRecord
 from fastdrive_ros.data.store import Dataset
+
+
+_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -56,17 +61,29 @@ class _Hash:
     def add(self, *values: Any) -> None:
         for value in values:
             if isinstance(value, np.ndarray):
+                if value.dtype.kind == 'f':
+                    value = np.round(value, _DECIMALS) + 0.0  # and never -0.0
                 data = np.ascontiguousarray(value, value.dtype.newbyteorder('<')).tobytes()
                 kind = f'{value.dtype.kind}{value.dtype.itemsize}{value.shape}'
             elif isinstance(value, bytes):
                 data, kind = value, 'bytes'
             else:
-                data, kind = json.dumps(value, sort_keys=True).encode(), 'json'
+                data, kind = json.dumps(_rounded(value), sort_keys=True).encode(), 'json'
             self._sha256.update(f'{kind} {len(data)} '.encode())
             self._sha256.update(data)
 
     def hexdigest(self) -> str:
         return self._sha256.hexdigest()
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, _DECIMALS) + 0.0
+    if isinstance(value, (tuple, list)):
+        return [_rounded(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return value
 
 
 def _add_scene(labels: _Hash, scene: SceneRecord) -> None:
