@@ -24,7 +24,6 @@ from fastdrive_ros.data.records import FrameRecord
 from fastdrive_ros.data.records import SceneRecord
 from fastdrive_ros.data.store import Dataset
 
-
 _DECIMALS = 6
 
 
