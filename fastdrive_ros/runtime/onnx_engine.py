@@ -74,11 +74,6 @@ class OnnxEngine:
         self._session = None
 
 
-def onnxruntime_version() -> str:
-    """Return the version of ONNX Runtime."""
-    return onnxruntime.__version__
-
-
 def _session_options(num_threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads

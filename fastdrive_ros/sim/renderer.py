@@ -98,7 +98,6 @@ class Renderer:
         self._rig = self.scene.attach_new_node('rig')
         for index, camera in enumerate(cameras):
             self._add_camera(index, camera)
-        self._gain = 1.0
         self._noise = np.zeros((0, 0, 3), np.int8)
         self._drawn = 0
 

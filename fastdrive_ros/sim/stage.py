@@ -119,7 +119,6 @@ class Stage:
             node.set_pos_hpr(*walker.position_m, 0.0, math.degrees(walker.yaw_rad), 0.0, 0.0)
             speed = float(np.linalg.norm(walker.velocity_mps))
             swing = 32.0 * math.sin(2 * math.pi * 0.75 * max(speed, 0.6) * time_s) * (speed > 0.1)
-            left.set_p(0.0)
             left.set_r(swing)
             right.set_r(-swing)
 
