@@ -100,8 +100,9 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return _missing_module(error.name.partition('.')[0])
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return (f'the disk is full, nothing was kept of {error.filename or "the result"}: '
-                'make room or choose another folder')
+        what = error.filename or 'what was being written'
+        return (f'the disk is full, nothing was kept of {what}: make room or choose another '
+                'folder')
     if isinstance(error, OSError) and error.filename:
         return f'{error.strerror}: {error.filename}'
     return None
