@@ -21,6 +21,7 @@ from make_nuscenes import make_nuscenes
 
 from fastdrive_ros.core.classes import CLASSES
 from fastdrive_ros.core.rotation import from_yaw
+from fastdrive_ros.data.drivable import rasterize
 from fastdrive_ros.data.nuscenes import kind_of
 from fastdrive_ros.data.nuscenes import read_picture
 from fastdrive_ros.data.nuscenes_ego import can_bus_track
@@ -28,7 +29,6 @@ from fastdrive_ros.data.nuscenes_ego import thinned
 from fastdrive_ros.data.nuscenes_ego import track_from_poses
 from fastdrive_ros.data.nuscenes_folder import check_folder
 from fastdrive_ros.data.nuscenes_folder import our_split
-from fastdrive_ros.data.nuscenes_map import rasterize
 from fastdrive_ros.data.records import DataError
 
 

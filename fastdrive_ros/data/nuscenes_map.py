@@ -4,20 +4,16 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from fastdrive_ros.data.records import DRIVABLE_CELL_M
-from fastdrive_ros.data.records import DRIVABLE_CELLS
+from fastdrive_ros.data.drivable import rasterize
+from fastdrive_ros.data.drivable import rings_of
 from fastdrive_ros.data.records import DataError
 
 _ARCHIVE = 'nuScenes-map-expansion-v1.3.zip'
-# fillPoly takes fixed point numbers: sixteenths of a cell.
-_SHIFT = 4
 
 
 class DrivableMaps:
@@ -65,37 +61,4 @@ class DrivableMaps:
         except Exception as error:  # the devkit raises that very class for maps before 1.3
             raise DataError(f'{file} cannot be used ({type(error).__name__}: {error}): {mend}'
                             ) from error
-        return [_rings(polygon) for polygon in polygons]
-
-
-def rasterize(areas: list[list[np.ndarray]], x_m: float, y_m: float,
-              yaw_rad: float) -> np.ndarray:
-    """
-    Return uint8 (512, 512), 255 in the areas, seen from a vehicle at that pose.
-
-    An area is its outer ring and its holes, each float64 (P, 2) in the map frame.
-    """
-    grid = np.zeros((DRIVABLE_CELLS, DRIVABLE_CELLS), np.uint8)
-    reach_m = DRIVABLE_CELLS * DRIVABLE_CELL_M  # more than half the diagonal
-    c, s = math.cos(yaw_rad), math.sin(yaw_rad)
-    # base_link is where the four middle cells meet; fillPoly counts from the middle of cell 0.
-    middle = DRIVABLE_CELLS / 2 - 0.5
-    for rings in areas:
-        low, high = rings[0].min(axis=0), rings[0].max(axis=0)
-        if (low > (x_m + reach_m, y_m + reach_m)).any() or (
-                high < (x_m - reach_m, y_m - reach_m)).any():
-            continue
-        cells = []
-        for ring in rings:
-            dx, dy = (ring - (x_m, y_m)).T
-            forward, left = c * dx + s * dy, c * dy - s * dx
-            cells.append(np.column_stack([middle - left / DRIVABLE_CELL_M,
-                                          middle - forward / DRIVABLE_CELL_M]))
-        cv2.fillPoly(grid, [np.round(ring * (1 << _SHIFT)).astype(np.int32) for ring in cells],
-                     255, shift=_SHIFT)
-    return grid
-
-
-def _rings(polygon: Any) -> list[np.ndarray]:
-    return [np.asarray(ring.coords, dtype=np.float64)[:, :2]
-            for ring in (polygon.exterior, *polygon.interiors)]
+        return [rings_of(polygon) for polygon in polygons]

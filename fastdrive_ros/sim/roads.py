@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
-from fastdrive_ros.data.records import DRIVABLE_CELL_M
-from fastdrive_ros.data.records import DRIVABLE_CELLS
+from fastdrive_ros.data.drivable import rasterize
+from fastdrive_ros.data.drivable import rings_of
 from fastdrive_ros.sim.mesh import parallel
 from fastdrive_ros.sim.rules import STOP_BEFORE_END_M
 
@@ -64,26 +63,8 @@ class Roads:
 
     def raster(self, x_m: float, y_m: float, yaw_rad: float) -> np.ndarray:
         """Return uint8 (512, 512), 255 where drivable, as data/records.py describes it."""
-        c, s = np.cos(yaw_rad), np.sin(yaw_rad)
-        grid = np.zeros((DRIVABLE_CELLS, DRIVABLE_CELLS), np.uint8)
-        reach_m = DRIVABLE_CELLS * DRIVABLE_CELL_M
-        shift, scale = 4, 1 << 4  # fillPoly takes fixed point numbers
-
-        def cells(ring: Any) -> np.ndarray:
-            points = np.asarray(ring.coords)[:, :2] - (x_m, y_m)
-            forward, left = points @ (c, s), points @ (-s, c)
-            middle = DRIVABLE_CELLS / 2 - 0.5
-            return np.round(scale * np.column_stack([
-                middle - left / DRIVABLE_CELL_M, middle - forward / DRIVABLE_CELL_M])).astype(
-                    np.int32)
-
-        for polygon in polygons(self.surface):
-            low_x, low_y, high_x, high_y = polygon.bounds
-            if (low_x - reach_m < x_m < high_x + reach_m
-                    and low_y - reach_m < y_m < high_y + reach_m):
-                rings = [cells(ring) for ring in (polygon.exterior, *polygon.interiors)]
-                cv2.fillPoly(grid, rings, 255, shift=shift)
-        return grid
+        return rasterize([rings_of(polygon) for polygon in polygons(self.surface)],
+                         x_m, y_m, yaw_rad)
 
 
 def polygons(geometry: Any) -> Sequence[Any]:
