@@ -109,10 +109,10 @@ def _label_missing(tasks: list[Task], source: Dataset, writer: DatasetWriter,
     from fastdrive_ros.tools.label_worker import Job
     from fastdrive_ros.tools.progress import showing
 
-    todo = _not_done(tasks, writer, args.split)
-    if not todo:
+    missing = _not_done(tasks, writer, args.split)
+    if not missing:
         return {}
-    _refuse_small_disk(source, todo, args.out)
+    _refuse_small_disk(source, missing, args.out)
     device, workers, gpus = _hardware(args)
     with ray_session(args.address, workers, gpus) as ray:
         if args.address is not None:
@@ -120,11 +120,12 @@ def _label_missing(tasks: list[Task], source: Dataset, writer: DatasetWriter,
         job = Job(args.dataset.resolve(), args.out.resolve(), source.header, writer.header,
                   args.detector.resolve(), args.segmenter.resolve(), config, device,
                   threads=max(1, (os.cpu_count() or 1) // workers) if not args.address else 1)
-        _say(f'{len(todo)} shards with up to {sum(task.pictures for task in todo)} pictures, '
+        pictures = sum(task.pictures for task in missing)
+        _say(f'{len(missing)} shards with up to {pictures} pictures, '
              f'{workers} workers on {device}: loading the models')
-        with showing('labelling', 'images', sum(task.pictures for task in todo)) as on_pictures:
-            failures = Fleet(ray, job, workers, _say, on_pictures).run(todo)
-    elsewhere = [task for task in _not_done(todo, writer, args.split) if task not in failures]
+        with showing('labelling', 'images', pictures) as on_pictures:
+            failures = Fleet(ray, job, workers, _say, on_pictures).run(missing)
+    elsewhere = [task for task in _not_done(missing, writer, args.split) if task not in failures]
     if elsewhere:
         raise DataError(f'{len(elsewhere)} shards were labelled, {elsewhere[0]} first, but are '
                         f'not in {args.out} here: put it on a folder that all machines share')
@@ -178,9 +179,9 @@ def _not_done(tasks: Sequence[Task], writer: DatasetWriter, splits: Sequence[str
     return [task for task in tasks if task.shard not in done[task.split]]
 
 
-def _refuse_small_disk(source: Dataset, todo: Sequence[Task], out: Path) -> None:
+def _refuse_small_disk(source: Dataset, missing: Sequence[Task], out: Path) -> None:
     """Refuse early: the copy needs as much as the original, masks come on top."""
-    needed = sum(file.stat().st_size for task in todo
+    needed = sum(file.stat().st_size for task in missing
                  for file in (source.root / str(task)).glob('*.parquet'))
     free = shutil.disk_usage(out).free
     if free < needed:
