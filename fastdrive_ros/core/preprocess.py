@@ -115,13 +115,18 @@ def _decode_and_scale(frame: Frame, height: int, width: int) -> _Prepared:
     start = time.perf_counter()
     picture = decode(frame.image, height, width)
     decoded = time.perf_counter()
+    image = stretch(picture, height, width)
+    return _Prepared(image, decoded - start, time.perf_counter() - decoded)
+
+
+def stretch(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return uint8 (height, width, 3) of (h, w, 3); FrameError where the shape is another."""
     _check_shape(picture, height, width)
     # Linear interpolation looks at four pixels only and skips the others when it shrinks by more
     # than two; area averages them all.
     shrink = max(picture.shape[0] / height, picture.shape[1] / width)
-    image = cv2.resize(picture, (width, height),
-                       interpolation=cv2.INTER_AREA if shrink > 2 else cv2.INTER_LINEAR)
-    return _Prepared(image, decoded - start, time.perf_counter() - decoded)
+    return cv2.resize(picture, (width, height),
+                      interpolation=cv2.INTER_AREA if shrink > 2 else cv2.INTER_LINEAR)
 
 
 def _check_shape(picture: np.ndarray, height: int, width: int) -> None:

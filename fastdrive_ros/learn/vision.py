@@ -76,7 +76,8 @@ class FixedGridVision(nn.Module):
         self.blocks = visual.blocks
         self.merger = visual.merger
         self.full_attention = frozenset(config.fullatt_block_indexes)
-        weight, bias = _folded_patch_weight(visual, normalisation or Normalisation())
+        weight, bias = folded_patch_weight(
+            visual.patch_embed.proj.weight.detach(), normalisation or Normalisation())
         self.patch_weight = nn.Parameter(weight, requires_grad=False)   # (C, 3, patch, patch)
         self.patch_bias = nn.Parameter(bias, requires_grad=False)       # (C,)
         self._lay_out_grid(visual)
@@ -164,13 +165,18 @@ def _group_by_length(lengths: Sequence[int]) -> tuple[_Windows, ...]:
     return tuple(groups)
 
 
-def _folded_patch_weight(
-    visual: Qwen2_5_VisionTransformerPretrainedModel, normalisation: Normalisation
+def folded_patch_weight(
+    weight: torch.Tensor, normalisation: Normalisation
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the 2-D convolution of raw pixels that equals normalise, double, convolve in 3-D."""
-    weight = visual.patch_embed.proj.weight.detach().double().sum(2)    # both instants are equal
-    mean = torch.tensor(normalisation.mean, dtype=torch.float64).view(1, 3, 1, 1)
-    std = torch.tensor(normalisation.std, dtype=torch.float64).view(1, 3, 1, 1)
-    bias = -(weight * mean / std).sum((1, 2, 3))
-    dtype = visual.patch_embed.proj.weight.dtype
-    return (weight * normalisation.scale / std).to(dtype), bias.to(dtype)
+    """
+    Return the 2-D convolution of raw pixels that equals normalise, double, convolve in 3-D.
+
+    ``weight`` [C, 3, 2, patch, patch] is the tower's own; gradients flow back to it.
+    """
+    dtype = weight.dtype
+    weight = weight.double().sum(2)                                     # both instants are equal
+    mean = torch.tensor(normalisation.mean, dtype=torch.float64, device=weight.device)
+    std = torch.tensor(normalisation.std, dtype=torch.float64, device=weight.device)
+    weight = weight / std.view(1, 3, 1, 1)
+    bias = -(weight * mean.view(1, 3, 1, 1)).sum((1, 2, 3))
+    return (weight * normalisation.scale).to(dtype), bias.to(dtype)
