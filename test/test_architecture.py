@@ -24,6 +24,7 @@ MAX_LINES = 450
 MAY_IMPORT = {
     'core': (),
     'runtime': (),
+    'metrics': ('core',),
     'planners': ('core', 'runtime.engine'),
     'pipeline': ('planners', 'core', 'runtime.engine'),
     'intake': ('core',),
@@ -38,7 +39,7 @@ MAY_IMPORT = {
             'data.records', 'data.bag_messages', 'sim'),
     'learn': ('core', 'data', 'runtime'),
     'tools': ('assemble', 'bags', 'config', 'intake', 'pipeline', 'planners', 'core', 'runtime',
-              'ros', 'learn', 'data', 'sim'),
+              'ros', 'learn', 'data', 'metrics', 'sim'),
     '__main__': ('tools',),
     '__init__': (),
 }
@@ -70,7 +71,7 @@ ONLY_IN = {
     'panda3d': ('sim',),
     'direct': ('sim',),
     'meshoptimizer': ('sim',),
-    'onnx': ('runtime.onnx_file', 'learn'),
+    'onnx': ('runtime.onnx_file', 'runtime.onnx_cost', 'learn'),
     'onnxruntime': ('runtime', 'learn'),
     'tensorrt': ('runtime',),
     'tensorrt_rtx': ('runtime',),

@@ -18,6 +18,7 @@ from fastdrive_ros.core.ego import EgoConfig
 from fastdrive_ros.core.ego import OdometrySample
 from fastdrive_ros.core.rotation import yaw_of
 from fastdrive_ros.data.ego import ego_pose_at
+from fastdrive_ros.data.ego import ego_state_at
 from fastdrive_ros.data.ego import future_at
 from fastdrive_ros.data.ego import history_at
 from fastdrive_ros.data.records import DataError
@@ -52,6 +53,18 @@ def test_history_begins_with_the_track() -> None:
     assert history_at(scene, T0_NS + SECOND_NS)[:, 6].tolist() == [0, 1, 1, 1]
     with pytest.raises(DataError, match=f'no odometry at {T0_NS - 1} ns, its track is from '):
         history_at(scene, T0_NS - 1)
+
+
+def test_the_state_is_what_the_vehicle_would_know() -> None:
+    scene = scene_of(make_track(10.0))
+    state = ego_state_at(scene, T0_NS + 6 * SECOND_NS)
+    x_m, y_m, yaw_rad = arc(6.0)
+    assert state.stamp_ns == T0_NS + 6 * SECOND_NS and state.frame_id == scene.frame_id
+    np.testing.assert_allclose(state.position_m, (x_m, y_m, 0.0), atol=1e-9)
+    assert state.yaw_rad == pytest.approx(yaw_rad)
+    assert (state.speed_mps, state.yaw_rate_radps) == pytest.approx((5.0, 0.25))
+    assert state.acceleration_mps2 == pytest.approx(0.0, abs=1e-9)
+    np.testing.assert_array_equal(state.history, history_at(scene, T0_NS + 6 * SECOND_NS))
 
 
 def test_history_takes_other_steps() -> None:

@@ -22,6 +22,7 @@ from fastdrive_ros.core.rotation import rotate
 from fastdrive_ros.core.rotation import slerp
 from fastdrive_ros.core.rotation import yaw_of
 from fastdrive_ros.core.types import EgoError
+from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.data.records import DataError
 from fastdrive_ros.data.records import EgoTrack
 from fastdrive_ros.data.records import SceneRecord
@@ -37,6 +38,16 @@ def history_at(scene: SceneRecord, stamp_ns: int, steps: int = 4, dt_s: float = 
     Only samples up to the stamp are used. Raises DataError where a vehicle would not know its
     state.
     """
+    return ego_state_at(scene, stamp_ns, steps, dt_s).history
+
+
+def ego_state_at(scene: SceneRecord, stamp_ns: int, steps: int = 4, dt_s: float = 0.5) -> EgoState:
+    """
+    Return what core.ego.EgoBuffer would say in the vehicle at that stamp, history included.
+
+    Only samples up to the stamp are used. Raises DataError where a vehicle would not know its
+    state.
+    """
     buffer = EgoBuffer(EgoConfig(history_steps=steps, history_dt_s=dt_s))
     # What the buffer would have forgotten again need not be pushed.
     first_ns = stamp_ns - round(steps * dt_s * 1e9) - 2 * _GAP_NS
@@ -46,7 +57,7 @@ def history_at(scene: SceneRecord, stamp_ns: int, steps: int = 4, dt_s: float = 
     try:
         for i in range(first, end):
             buffer.push(_sample(scene, i))
-        return buffer.at(stamp_ns).history
+        return buffer.at(stamp_ns)
     except EgoError as error:
         raise DataError(f'scene {scene.name} at {stamp_ns} ns: {error}') from error
 
