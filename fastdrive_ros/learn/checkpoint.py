@@ -55,28 +55,14 @@ def load_driving_model(
     config = read_config(checkpoint)
     vision_config = config.get('vision_config', {})
     multiple = vision_config.get('patch_size', 14) * vision_config.get('spatial_merge_size', 2)
-    if height < multiple or width < multiple or height % multiple or width % multiple:
-        nearest = [max(1, round(size / multiple)) * multiple for size in (height, width)]
-        raise ExportError(
-            f'--height and --width must be multiples of {multiple} (one visual token), found '
-            f'{height} x {width}: try --height {nearest[0]} --width {nearest[1]}'
-        )
+    require_whole_tokens(height, width, multiple)
     if not pruner_file.is_file():
         raise ExportError(
             f'expected a ReconPruner (safetensors) at {pruner_file}, found no such file: name it '
             'with --pruner'
         )
-    # transformers draws progress bars and tells of weights that it does not need to find.
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            checkpoint, dtype=torch.float32, attn_implementation='eager', local_files_only=True
-        ).eval().requires_grad_(False)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ExportError(f'cannot load the checkpoint {checkpoint}: {error}') from error
-    _require_full_attention(checkpoint, model.config.text_config.layer_types)
+    model, tokenizer = open_checkpoint(checkpoint)
+    model.eval().requires_grad_(False)
     grid = height // multiple, width // multiple
     try:
         vision = FixedGridVision(
@@ -84,13 +70,42 @@ def load_driving_model(
         )
         pruner = load_pruner(pruner_file, len(cameras), *grid).requires_grad_(False)
         _require_same_width(pruner_file, pruner, model.config.vision_config.out_hidden_size)
-        head = _load_or_make_head(checkpoint, model.config.text_config.hidden_size)
+        head = load_or_make_head(checkpoint, model.config.text_config.hidden_size)
         text = driving_prompt(cameras, head.config.num_waypoints * head.config.dt_s)
         prompt = build_prompt(text, tokenizer, model.model, len(cameras), *grid)
     except ValueError as error:
         raise ExportError(str(error)) from error
     planner = WaypointPlanner(model.model.language_model, head.requires_grad_(False), prompt)
     return DrivingModel(vision.eval(), pruner, planner.eval(), prompt, tokenizer)
+
+
+def require_whole_tokens(height: int, width: int, multiple: int) -> None:
+    """Raise ExportError unless a picture of height x width is whole visual tokens."""
+    if height < multiple or width < multiple or height % multiple or width % multiple:
+        nearest = [max(1, round(size / multiple)) * multiple for size in (height, width)]
+        raise ExportError(
+            f'--height and --width must be multiples of {multiple} (one visual token), found '
+            f'{height} x {width}: try --height {nearest[0]} --width {nearest[1]}'
+        )
+
+
+def open_checkpoint(
+    checkpoint: Path,
+) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerBase]:
+    """Read model (fp32, eager attention) and tokenizer of a folder; ExportError if it cannot."""
+    read_config(checkpoint)
+    # transformers draws progress bars and tells of weights that it does not need to find.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            checkpoint, dtype=torch.float32, attn_implementation='eager', local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ExportError(f'cannot load the checkpoint {checkpoint}: {error}') from error
+    _require_full_attention(checkpoint, model.config.text_config.layer_types)
+    return model, tokenizer
 
 
 def read_config(checkpoint: Path) -> dict:
@@ -156,7 +171,8 @@ def _require_same_width(pruner_file: Path, pruner: ReconPruner, hidden_size: int
         )
 
 
-def _load_or_make_head(checkpoint: Path, hidden_size: int) -> WaypointHead:
+def load_or_make_head(checkpoint: Path, hidden_size: int) -> WaypointHead:
+    """Return the folder's waypoint head, or an untrained one where it has none."""
     file = checkpoint / HEAD_FILE
     if not file.is_file():
         return untrained_head(hidden_size)

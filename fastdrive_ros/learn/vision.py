@@ -112,10 +112,15 @@ class FixedGridVision(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 [V, H, W, 3] to [N, D]: camera-major, then row, then column."""
-        pixels = images.to(self.patch_weight.dtype).permute(0, 3, 1, 2)
-        hidden = functional.conv2d(
-            pixels, self.patch_weight, self.patch_bias, stride=self.patch_size
-        )                                                               # (V, C, rows, columns)
+        return self.encode(images, self.patch_weight, self.patch_bias)
+
+    def encode(
+        self, images: torch.Tensor, patch_weight: torch.Tensor, patch_bias: torch.Tensor
+    ) -> torch.Tensor:
+        """Like ``forward``, with a folded convolution that may have gradients."""
+        pixels = images.to(patch_weight.dtype).permute(0, 3, 1, 2)
+        hidden = functional.conv2d(pixels, patch_weight, patch_bias, stride=self.patch_size)
+        # (V, C, rows, columns)
         hidden = hidden.flatten(2).transpose(1, 2)                      # (V, P, C)
         hidden = hidden.index_select(1, self.patch_order)
         one_window = (_Windows(0, 1, hidden.shape[1]),)

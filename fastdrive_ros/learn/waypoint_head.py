@@ -130,6 +130,32 @@ class WaypointPlanner(nn.Module):
             hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary)
         return self.norm(hidden)
 
+    def unpruned_states(
+        self, visual_tokens: torch.Tensor, ego_history: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Prefill of all N tokens: [B, N, D], [B, Hh, F] -> [B, L + Hh + T, D] in slot order.
+
+        The same numbers as ``hidden_states``, for training: in slot order causality needs no
+        mask, which fused attention does in half the time.
+        """
+        batch = visual_tokens.shape[0]
+        rows = torch.cat(
+            [
+                self.text_embeddings.expand(batch, -1, -1),
+                visual_tokens,
+                self.head.ego_projection(ego_history),
+                self.head.queries.expand(batch, -1, -1),
+            ],
+            dim=1,
+        )
+        order = torch.cat([self.text_slots, self.image_slots, self.tail_slots]).argsort()
+        hidden = rows.index_select(1, order)
+        rotary = self.cos_table[None], self.sin_table[None]
+        for layer in self.layers:
+            hidden = layer(hidden, position_embeddings=rotary)
+        return self.norm(hidden)
+
     def residuals(
         self, kept_tokens: torch.Tensor, kept_indices: torch.Tensor, ego_history: torch.Tensor
     ) -> torch.Tensor:

@@ -30,6 +30,7 @@ VERBS = {
     'demo': 'play the sample bag and draw one picture',
     'sim': 'drive the simulated world live: six cameras, odometry, clock',
     'data': 'make, import, label and look at datasets',
+    'train': 'train a planner on drives, a pruner on foreground masks',
     'bag': 'turn nuScenes or a dataset into a bag, a bag into a dataset',
     'bench': 'measure preprocessing, the node and its memory',
 }

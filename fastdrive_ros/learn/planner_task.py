@@ -1,0 +1,88 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint and a dataset -> the planner's training task, and the trained checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdrive_ros.learn.checkpoint import checkpoint_sha256
+from fastdrive_ros.learn.checkpoint import load_or_make_head
+from fastdrive_ros.learn.checkpoint import open_checkpoint
+from fastdrive_ros.learn.checkpoint import read_normalisation
+from fastdrive_ros.learn.checkpoint import require_whole_tokens
+from fastdrive_ros.learn.loop import Batch
+from fastdrive_ros.learn.loop import LoopConfig
+from fastdrive_ros.learn.loop import local_batch
+from fastdrive_ros.learn.planner_training import PlannerTraining
+from fastdrive_ros.learn.planner_training import PlannerTrainingConfig
+from fastdrive_ros.learn.prompt import build_prompt
+from fastdrive_ros.learn.prompt import driving_prompt
+from fastdrive_ros.learn.samples import FrameSamples
+from fastdrive_ros.learn.samples import SampleShape
+from fastdrive_ros.learn.waypoint_head import HEAD_FILE
+from fastdrive_ros.learn.waypoint_head import save_head
+
+
+class PlannerTask:
+    """learn.loop.Task of `fastdrive train planner`."""
+
+    name = 'planner'
+
+    def __init__(self, checkpoint: Path, data: Path, cameras: tuple[str, ...], height: int,
+                 width: int, config: PlannerTrainingConfig, loop: LoopConfig) -> None:
+        """Open the checkpoint for pictures of height x width; ExportError where it is none."""
+        self._checkpoint, self._data = checkpoint, data
+        self.data_name = data.resolve().name
+        self._qwen, self._tokenizer = open_checkpoint(checkpoint)
+        self._head = load_or_make_head(checkpoint, self._qwen.config.text_config.hidden_size)
+        head = self._head.train().config
+        self.shape = SampleShape(cameras, height, width, head.history_steps, head.history_dt_s,
+                                 head.num_waypoints, head.dt_s)
+        vision = self._qwen.config.vision_config
+        pixels_per_token = vision.patch_size * vision.spatial_merge_size
+        require_whole_tokens(height, width, pixels_per_token)
+        prompt = build_prompt(
+            driving_prompt(cameras, head.num_waypoints * head.dt_s), self._tokenizer,
+            self._qwen.model, len(cameras), height // pixels_per_token, width // pixels_per_token)
+        self.model = PlannerTraining(
+            self._qwen, self._head, prompt, read_normalisation(checkpoint),
+            (len(cameras) * local_batch(loop), height, width), config)
+        self.settings: Mapping[str, Any] = {
+            'checkpoint_sha256': checkpoint_sha256(checkpoint), 'data': self.data_name,
+            'cameras': list(cameras), 'height': height, 'width': width,
+            **dataclasses.asdict(config)}
+
+    def samples(self, split: str, brightness: float) -> FrameSamples:
+        """Return the frames of a split."""
+        return FrameSamples(self._data, split, self.shape, brightness)
+
+    def picture(self, batch: Batch) -> np.ndarray | None:
+        """Return nothing: `fastdrive visualize` shows plans."""
+        return None
+
+    def write(self, out: Path, training: str) -> None:
+        """
+        Write the trained checkpoint folder: Hugging Face's files, head, and a pruner if there was.
+
+        ``training`` is the model card's sentence on how. The folder appears whole.
+        """
+        partial = out.with_name(out.name + '.partial')
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        self._qwen.save_pretrained(partial)
+        self._tokenizer.save_pretrained(partial)
+        for name in ('preprocessor_config.json', 'recon_pruner.safetensors'):
+            if (self._checkpoint / name).is_file():
+                shutil.copyfile(self._checkpoint / name, partial / name)
+        self._head.config = dataclasses.replace(self._head.config, trained=True, training=training)
+        save_head(self._head, partial / HEAD_FILE)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(partial, out)

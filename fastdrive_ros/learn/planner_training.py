@@ -1,0 +1,144 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Learning to drive from an expert: encoder, language model and waypoint queries, end to end.
+
+    images -> encoder -> all N tokens -> language model with queries -> residual on extrapolation
+
+Nothing is pruned here; a pruner is added afterwards without touching the planner (FastDriveVLA's
+plug and play). A small encoder starts from nothing, where a large one was trained on the world's
+pictures, so two helpers that are thrown away afterwards teach it to see: what share of each class
+lies under a visual token, and what the traffic light ahead shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from fastdrive_ros.core.classes import CLASSES
+from fastdrive_ros.learn.prompt import Prompt
+from fastdrive_ros.learn.samples import LIGHTS
+from fastdrive_ros.learn.vision import FixedGridVision
+from fastdrive_ros.learn.vision import Normalisation
+from fastdrive_ros.learn.vision import folded_patch_weight
+from fastdrive_ros.learn.waypoint_head import WaypointHead
+from fastdrive_ros.learn.waypoint_head import WaypointPlanner
+
+# Metres below which an error no longer pulls harder: L2's gradient has no direction at zero.
+_SMOOTH_M = 0.05
+# Few pixels, much to know: without this the encoder learns sky and road and is content.
+_CLASS_WEIGHT = {
+    'TRAFFIC_LIGHT': 10.0, 'PEDESTRIAN': 5.0, 'BIKE': 5.0, 'TRAFFIC_SIGN': 3.0, 'CAR': 3.0,
+    'TRUCK': 3.0, 'BUS': 3.0, 'CROSSWALK': 3.0, 'LANE_LINE': 3.0, 'FENCE': 2.0,
+}
+
+
+@dataclass(frozen=True)
+class PlannerTrainingConfig:
+    """Weights of the losses; none of them is from a paper."""
+
+    class_weight: float = 0.5
+    """Of the encoder's class shares; 0 for an encoder that can see already."""
+    light_weight: float = 0.1
+    """Of the traffic light's state."""
+    yaw_weight_m: float = 2.0
+    """Metres that an error of one radian counts."""
+    freeze_encoder: bool = False
+    """Train language model and queries only: a second planner on the same encoder."""
+
+
+class PlannerTraining(nn.Module):
+    """What the loop trains: the parts of a checkpoint, and two helpers."""
+
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, head: WaypointHead,
+                 prompt: Prompt, normalisation: Normalisation, image_shape: tuple[int, int, int],
+                 config: PlannerTrainingConfig) -> None:
+        """Share the checkpoint's layers; ``image_shape`` is V, height, width."""
+        super().__init__()
+        self.config = config
+        self._normalisation = normalisation
+        self.vision = FixedGridVision(model.model.visual, *image_shape, normalisation)
+        self.patch_embed = model.model.visual.patch_embed
+        self.planner = WaypointPlanner(model.model.language_model, head, prompt)
+        # Same numbers as eager, a fraction of the memory.
+        model.model.language_model.config._attn_implementation = 'sdpa'
+        width = model.config.text_config.hidden_size
+        self.class_helper = nn.Linear(width, len(CLASSES))
+        self.light_helper = nn.Linear(width, len(LIGHTS))
+        for parameter in (*self.vision.parameters(), *self.patch_embed.parameters()):
+            parameter.requires_grad_(not config.freeze_encoder)
+        # Made from patch_embed in every step, so not weights of their own.
+        self.vision.patch_weight.requires_grad_(False)
+        self.vision.patch_bias.requires_grad_(False)
+        weights = [_CLASS_WEIGHT.get(name, 1.0) for name in CLASSES]
+        self.register_buffer('class_weights', torch.tensor(weights), persistent=False)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Map a batch of samples.FrameSamples to losses and figures, each a scalar."""
+        tokens = self.encode(batch['images'])                           # (B, N, D)
+        per_camera = self.vision.grid_height * self.vision.grid_width
+        seen = batch['present'].repeat_interleave(per_camera, dim=1)    # (B, N)
+        queries = self.query_states(tokens, batch['ego_history'])       # (B, T, D)
+        residuals = self.planner.head.output(queries).float()
+        error = residuals - (batch['waypoints'] - extrapolation(batch['ego_history'],
+                                                                self.planner.head.config))
+        known = batch['known'].float()
+        steps = known.sum().clamp(min=1.0)
+        distance_m = (error[..., :2].square().sum(-1) + _SMOOTH_M**2).sqrt()
+        yaw_rad = (error[..., 2].square() + (_SMOOTH_M / self.config.yaw_weight_m)**2).sqrt()
+        way = ((distance_m + self.config.yaw_weight_m * yaw_rad) * known).sum() / steps
+        classes = self._class_loss(tokens, batch['classes'], seen)
+        lights = functional.cross_entropy(
+            self.light_helper(queries.mean(1)).float(), batch['light'], ignore_index=-1,
+            reduction='sum') / (batch['light'] >= 0).sum().clamp(min=1)
+        loss = way + self.config.class_weight * classes + self.config.light_weight * lights
+        return {
+            'loss': loss, 'loss_way': way.detach(), 'loss_classes': classes.detach(),
+            'loss_light': lights.detach(),
+            'l2_m': (error.detach()[..., :2].norm(dim=-1) * known).sum() / steps,
+        }
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Map uint8 [B, V, H, W, 3] to tokens [B, N, D]."""
+        weight, bias = folded_patch_weight(self.patch_embed.proj.weight, self._normalisation)
+        tokens = self.vision.encode(images.flatten(0, 1), weight, bias)
+        return tokens.unflatten(0, (images.shape[0], -1))
+
+    def query_states(self, tokens: torch.Tensor, ego_history: torch.Tensor) -> torch.Tensor:
+        """Run the language model on every token: [B, N, D], [B, Hh, F] -> [B, T, D]."""
+        hidden = self.planner.unpruned_states(tokens, ego_history)
+        return hidden[:, -self.planner.head.config.num_waypoints:]
+
+    def _class_loss(self, tokens: torch.Tensor, classes: torch.Tensor,
+                    seen: torch.Tensor) -> torch.Tensor:
+        """Return the cross entropy of class shares under each token, weighted by class."""
+        shares = class_shares(classes, self.vision.grid_height, self.vision.grid_width)
+        shares = shares.flatten(1, 2) * self.class_weights              # (B, N, classes)
+        logs = functional.log_softmax(self.class_helper(tokens).float(), dim=-1)
+        weight = shares.sum(-1) * seen
+        return -(shares * logs).sum(-1).mul(seen).sum() / weight.sum().clamp(min=1.0)
+
+
+def class_shares(classes: torch.Tensor, grid_height: int, grid_width: int) -> torch.Tensor:
+    """Map class ids uint8 [B, V, H, W] to shares [B, V, n, classes]; unlabelled pixels: none."""
+    classes = classes[..., ::2, ::2]  # every fourth pixel says the same for a quarter of the time
+    batch, cameras, height, width = classes.shape
+    cells = classes.reshape(batch, cameras, grid_height, height // grid_height,
+                            grid_width, width // grid_width)
+    cells = cells.transpose(3, 4).flatten(4).flatten(2, 3)              # (B, V, n, pixels)
+    return torch.stack([(cells == i).float().mean(-1) for i in range(len(CLASSES))], dim=-1)
+
+
+def extrapolation(ego_history: torch.Tensor, head: object) -> torch.Tensor:
+    """Return [B, T, 3]: core.trajectory.extrapolate of the history's last row, in torch."""
+    times_s = head.dt_s * torch.arange(1, head.num_waypoints + 1, device=ego_history.device)
+    speed_mps, yaw_rate_radps = ego_history[:, -1, 4:6].float().unbind(-1)
+    half_rad = yaw_rate_radps[:, None] * times_s / 2.0                  # (B, T)
+    chord_m = speed_mps[:, None] * times_s * torch.sinc(half_rad / torch.pi)
+    return torch.stack(
+        [chord_m * half_rad.cos(), chord_m * half_rad.sin(), 2.0 * half_rad], dim=-1)
