@@ -40,6 +40,12 @@ def draw_kept(image: np.ndarray, kept: np.ndarray, scale: int = 1) -> np.ndarray
     return drawn
 
 
+def heat(level: np.ndarray) -> np.ndarray:
+    """Return uint8 (h, w, 3) RGB of levels in [0, 1]: dark for low, bright for high."""
+    colours = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    return cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
+
+
 def _between(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Return bool (height, width): the first pixels of each patch."""
     return (np.diff(rows, prepend=0) > 0)[:, None] | (np.diff(columns, prepend=0) > 0)

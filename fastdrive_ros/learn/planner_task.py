@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fastdrive_ros.learn.checkpoint import checkpoint_sha256
 from fastdrive_ros.learn.checkpoint import load_or_make_head
@@ -23,10 +24,12 @@ from fastdrive_ros.learn.loop import LoopConfig
 from fastdrive_ros.learn.loop import local_batch
 from fastdrive_ros.learn.planner_training import PlannerTraining
 from fastdrive_ros.learn.planner_training import PlannerTrainingConfig
+from fastdrive_ros.learn.planner_training import fit_prior
 from fastdrive_ros.learn.prompt import build_prompt
 from fastdrive_ros.learn.prompt import driving_prompt
 from fastdrive_ros.learn.samples import FrameSamples
 from fastdrive_ros.learn.samples import SampleShape
+from fastdrive_ros.learn.samples import read_ways
 from fastdrive_ros.learn.waypoint_head import HEAD_FILE
 from fastdrive_ros.learn.waypoint_head import save_head
 
@@ -52,9 +55,15 @@ class PlannerTask:
         prompt = build_prompt(
             driving_prompt(cameras, head.num_waypoints * head.dt_s), self._tokenizer,
             self._qwen.model, len(cameras), height // pixels_per_token, width // pixels_per_token)
+        if config.prior_steps:
+            fit_prior(self._head, read_ways(data, self.shape), config, loop.seed)
         self.model = PlannerTraining(
             self._qwen, self._head, prompt, read_normalisation(checkpoint),
             (len(cameras) * local_batch(loop), height, width), config)
+        if loop.compile:
+            # The two parts with static shapes that take nearly all the time.
+            self.model.vision.encode = torch.compile(self.model.vision.encode)
+            self.model.planner.unpruned_states = torch.compile(self.model.planner.unpruned_states)
         self.settings: Mapping[str, Any] = {
             'checkpoint_sha256': checkpoint_sha256(checkpoint), 'data': self.data_name,
             'cameras': list(cameras), 'height': height, 'width': width,

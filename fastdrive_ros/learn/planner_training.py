@@ -6,9 +6,12 @@ Learning to drive from an expert: encoder, language model and waypoint queries, 
     images -> encoder -> all N tokens -> language model with queries -> residual on extrapolation
 
 Nothing is pruned here; a pruner is added afterwards without touching the planner (FastDriveVLA's
-plug and play). A small encoder starts from nothing, where a large one was trained on the world's
-pictures, so two helpers that are thrown away afterwards teach it to see: what share of each class
-lies under a visual token, and what the traffic light ahead shows.
+plug and play). A small model starts from nothing, where a large one was trained on the world's
+pictures, so three helpers that are thrown away afterwards teach it to see: what share of each
+class lies under a visual token; what the traffic light ahead shows; and where, from above, one
+may drive and others are.
+
+What the way so far says of the way to come is fitted first, from odometry alone, and then fixed.
 """
 
 from __future__ import annotations
@@ -21,16 +24,19 @@ from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from fastdrive_ros.core.classes import CLASSES
+from fastdrive_ros.learn import from_above
 from fastdrive_ros.learn.prompt import Prompt
 from fastdrive_ros.learn.samples import LIGHTS
 from fastdrive_ros.learn.vision import FixedGridVision
 from fastdrive_ros.learn.vision import Normalisation
 from fastdrive_ros.learn.vision import folded_patch_weight
 from fastdrive_ros.learn.waypoint_head import WaypointHead
+from fastdrive_ros.learn.waypoint_head import WaypointHeadConfig
 from fastdrive_ros.learn.waypoint_head import WaypointPlanner
 
 # Metres below which an error no longer pulls harder: L2's gradient has no direction at zero.
 _SMOOTH_M = 0.05
+_PRIOR_RATE, _PRIOR_BATCH = 1e-3, 256
 # Few pixels, much to know: without this the encoder learns sky and road and is content.
 _CLASS_WEIGHT = {
     'TRAFFIC_LIGHT': 10.0, 'PEDESTRIAN': 5.0, 'BIKE': 5.0, 'TRAFFIC_SIGN': 3.0, 'CAR': 3.0,
@@ -46,6 +52,10 @@ class PlannerTrainingConfig:
     """Of the encoder's class shares; 0 for an encoder that can see already."""
     light_weight: float = 0.1
     """Of the traffic light's state."""
+    above_weight: float = 0.5
+    """Of the drivable area and the road users from above."""
+    prior_steps: int = 3000
+    """Of 256 frames, to fit the prior; 0 leaves it as it is."""
     yaw_weight_m: float = 2.0
     """Metres that an error of one radian counts."""
     freeze_encoder: bool = False
@@ -70,6 +80,9 @@ class PlannerTraining(nn.Module):
         width = model.config.text_config.hidden_size
         self.class_helper = nn.Linear(width, len(CLASSES))
         self.light_helper = nn.Linear(width, len(LIGHTS))
+        self.above_helper = nn.Linear(
+            width * head.config.num_waypoints, 2 * from_above.SHAPE[0] * from_above.SHAPE[1])
+        head.ego_prior.requires_grad_(False)
         for parameter in (*self.vision.parameters(), *self.patch_embed.parameters()):
             parameter.requires_grad_(not config.freeze_encoder)
         # Made from patch_embed in every step, so not weights of their own.
@@ -84,23 +97,19 @@ class PlannerTraining(nn.Module):
         per_camera = self.vision.grid_height * self.vision.grid_width
         seen = batch['present'].repeat_interleave(per_camera, dim=1)    # (B, N)
         queries = self.query_states(tokens, batch['ego_history'])       # (B, T, D)
-        residuals = self.planner.head.output(queries).float()
-        error = residuals - (batch['waypoints'] - extrapolation(batch['ego_history'],
-                                                                self.planner.head.config))
-        known = batch['known'].float()
-        steps = known.sum().clamp(min=1.0)
-        distance_m = (error[..., :2].square().sum(-1) + _SMOOTH_M**2).sqrt()
-        yaw_rad = (error[..., 2].square() + (_SMOOTH_M / self.config.yaw_weight_m)**2).sqrt()
-        way = ((distance_m + self.config.yaw_weight_m * yaw_rad) * known).sum() / steps
+        head = self.planner.head
+        residuals = head.output(queries).float() + head.prior(batch['ego_history']).float()
+        way, l2_m = way_loss(residuals, batch, head.config, self.config.yaw_weight_m)
         classes = self._class_loss(tokens, batch['classes'], seen)
         lights = functional.cross_entropy(
             self.light_helper(queries.mean(1)).float(), batch['light'], ignore_index=-1,
             reduction='sum') / (batch['light'] >= 0).sum().clamp(min=1)
-        loss = way + self.config.class_weight * classes + self.config.light_weight * lights
+        above = self._above_loss(queries, batch)
+        loss = (way + self.config.class_weight * classes + self.config.light_weight * lights
+                + self.config.above_weight * above)
         return {
             'loss': loss, 'loss_way': way.detach(), 'loss_classes': classes.detach(),
-            'loss_light': lights.detach(),
-            'l2_m': (error.detach()[..., :2].norm(dim=-1) * known).sum() / steps,
+            'loss_light': lights.detach(), 'loss_above': above.detach(), 'l2_m': l2_m,
         }
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -124,6 +133,50 @@ class PlannerTraining(nn.Module):
         return -(shares * logs).sum(-1).mul(seen).sum() / weight.sum().clamp(min=1.0)
 
 
+    def _above_loss(self, queries: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the mean binary cross entropy of both maps, where they were recorded."""
+        wanted = torch.stack([batch['drivable'], batch['agents']], dim=1)   # (B, 2, 24, 16)
+        logits = self.above_helper(queries.flatten(1)).float().view_as(wanted)
+        known = wanted.isfinite()
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, wanted.nan_to_num(), reduction='none')
+        return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def way_loss(residuals: torch.Tensor, batch: dict[str, torch.Tensor], head: WaypointHeadConfig,
+             yaw_weight_m: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (loss, mean L2 in metres, without gradient) of residuals [B, T, 3]."""
+    error = residuals - (batch['waypoints'] - extrapolation(batch['ego_history'], head))
+    known = batch['known'].float()                                      # (B, T)
+    steps = known.sum().clamp(min=1.0)
+    distance_m = (error[..., :2].square().sum(-1) + _SMOOTH_M**2).sqrt()
+    yaw_rad = (error[..., 2].square() + (_SMOOTH_M / yaw_weight_m)**2).sqrt()
+    loss = ((distance_m + yaw_weight_m * yaw_rad) * known).sum() / steps
+    return loss, (error.detach()[..., :2].norm(dim=-1) * known).sum() / steps
+
+
+def fit_prior(head: WaypointHead, ways: dict[str, torch.Tensor], config: PlannerTrainingConfig,
+              seed: int) -> None:
+    """
+    Fit ``head.ego_prior`` to ego_history [M, Hh, F] and waypoints [M, T, 3], known [M, T].
+
+    Same seed, same prior: a run that goes on fits it anew.
+    """
+    head.ego_prior.requires_grad_(True)
+    optimiser = torch.optim.AdamW(head.ego_prior.parameters(), _PRIOR_RATE)
+    random = torch.Generator().manual_seed(seed)
+    for step in range(config.prior_steps):
+        optimiser.param_groups[0]['lr'] = _PRIOR_RATE * (1.0 - step / config.prior_steps)
+        chosen = torch.randint(len(ways['known']), (_PRIOR_BATCH,), generator=random)
+        batch = {name: value[chosen] for name, value in ways.items()}
+        loss, _ = way_loss(head.prior(batch['ego_history']), batch, head.config,
+                           config.yaw_weight_m)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    head.ego_prior.requires_grad_(False)
+
+
 def class_shares(classes: torch.Tensor, grid_height: int, grid_width: int) -> torch.Tensor:
     """Map class ids uint8 [B, V, H, W] to shares [B, V, n, classes]; unlabelled pixels: none."""
     classes = classes[..., ::2, ::2]  # every fourth pixel says the same for a quarter of the time
@@ -134,7 +187,7 @@ def class_shares(classes: torch.Tensor, grid_height: int, grid_width: int) -> to
     return torch.stack([(cells == i).float().mean(-1) for i in range(len(CLASSES))], dim=-1)
 
 
-def extrapolation(ego_history: torch.Tensor, head: object) -> torch.Tensor:
+def extrapolation(ego_history: torch.Tensor, head: WaypointHeadConfig) -> torch.Tensor:
     """Return [B, T, 3]: core.trajectory.extrapolate of the history's last row, in torch."""
     times_s = head.dt_s * torch.arange(1, head.num_waypoints + 1, device=ego_history.device)
     speed_mps, yaw_rate_radps = ego_history[:, -1, 4:6].float().unbind(-1)

@@ -35,6 +35,8 @@ from fastdrive_ros.data.records import FrameRecord
 from fastdrive_ros.data.records import Picture
 from fastdrive_ros.data.records import SceneRecord
 from fastdrive_ros.data.store import Dataset
+from fastdrive_ros.learn.from_above import agents_from_above
+from fastdrive_ros.learn.from_above import drivable_share
 
 LIGHTS = ('none', 'green', 'yellow', 'red')
 LIGHT_UNKNOWN = -1
@@ -62,7 +64,8 @@ class FrameSamples(torch_data.Dataset):
 
     images uint8 [V, H, W, 3], present bool [V], classes uint8 [V, H, W] (core.classes ids, 255
     where there is no mask), ego_history float32 [Hh, F], waypoints float32 [T, 3], known bool [T]
-    (False: the recording ends before), light int64 (index of LIGHTS, or -1).
+    (False: the recording ends before), light int64 (index of LIGHTS, or -1), drivable and agents
+    float32 [24, 16] (from_above.py; NaN where nobody recorded them).
     """
 
     def __init__(self, root: Path, split: str, shape: SampleShape,
@@ -112,6 +115,15 @@ class FrameSamples(torch_data.Dataset):
         return {name: torch.from_numpy(value) for name, value in (
             ('images', images), ('present', present), ('classes', classes),
         )} | _driven(scene, frame, shape)
+
+    def require_masks(self) -> None:
+        """Raise DataError when the first frame has a picture without a mask."""
+        _, frames = self._drive(0)
+        bare = [camera for camera, picture in frames[0].pictures.items()
+                if picture.mask_png is None]
+        if bare:
+            raise DataError(f'{self._root} has no masks of {", ".join(bare)}: make them with '
+                            '`fastdrive data label`, or take a dataset of `fastdrive data sim`')
 
     def _drive(self, drive: int) -> tuple[SceneRecord, list[FrameRecord]]:
         if drive not in self._read:
@@ -179,6 +191,18 @@ def epoch_order(lengths: Sequence[int], seed: int, epoch: int) -> np.ndarray:
     return np.concatenate([random.permutation(group) for group in groups])
 
 
+def read_ways(root: Path, shape: SampleShape) -> dict[str, torch.Tensor]:
+    """Return every train frame's ego_history, waypoints and known, stacked; reads no picture."""
+    dataset = Dataset(root)
+    rows = []
+    for drive in dataset.drives('train'):
+        scene, frames = dataset.read(drive, ())
+        rows += [_way(scene, frame, shape) for frame in frames]
+    if not rows:
+        raise DataError(f'expected frames in the train split of {root}, found none')
+    return torch_data.default_collate(rows)
+
+
 def loader(samples: FrameSamples, batches: StepBatches, num_workers: int) -> torch_data.DataLoader:
     """Return a loader that reads ahead in ``num_workers`` processes; 0 reads in this one."""
     return torch_data.DataLoader(
@@ -211,13 +235,20 @@ def _classes(mask_png: bytes, shape: SampleShape, what: str) -> np.ndarray:
 
 def _driven(scene: SceneRecord, frame: FrameRecord, shape: SampleShape) -> dict[str, torch.Tensor]:
     """Return what the odometry and the labels say of a frame."""
-    history = history_at(scene, frame.stamp_ns, shape.history_steps, shape.history_dt_s)
-    waypoints, known = future_at(scene, frame.stamp_ns, shape.num_waypoints, shape.dt_s)
     light = (LIGHTS.index(frame.traffic_light) if frame.traffic_light in LIGHTS
              else LIGHT_UNKNOWN)
+    return _way(scene, frame, shape) | {
+        'light': torch.tensor(light),
+        'drivable': torch.from_numpy(drivable_share(frame)),
+        'agents': torch.from_numpy(agents_from_above(scene, frame)),
+    }
+
+
+def _way(scene: SceneRecord, frame: FrameRecord, shape: SampleShape) -> dict[str, torch.Tensor]:
+    history = history_at(scene, frame.stamp_ns, shape.history_steps, shape.history_dt_s)
+    waypoints, known = future_at(scene, frame.stamp_ns, shape.num_waypoints, shape.dt_s)
     return {
         'ego_history': torch.from_numpy(history),
         'waypoints': torch.from_numpy(waypoints.astype(np.float32)),
         'known': torch.from_numpy(known),
-        'light': torch.tensor(light),
     }

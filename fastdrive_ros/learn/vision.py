@@ -128,7 +128,7 @@ class FixedGridVision(nn.Module):
             windows = one_window if index in self.full_attention else self.windows
             hidden = hidden + self._attend(block.attn, block.norm1(hidden), windows)
             hidden = hidden + block.mlp(block.norm2(hidden))
-        tokens = self.merger(hidden).unflatten(0, (self.num_images, -1))    # (V, n, D)
+        tokens = self.merger(hidden).unflatten(0, (hidden.shape[0], -1))    # (V, n, D)
         return tokens.index_select(1, self.token_rank).flatten(0, 1)    # (N, D)
 
     def _attend(
@@ -154,7 +154,7 @@ class FixedGridVision(nn.Module):
             )
             weights = torch.softmax(q @ k.transpose(-2, -1), dim=-1)
             mixed = (weights @ v).transpose(1, 2)
-            outputs.append(mixed.reshape(self.num_images, end - group.start, -1))
+            outputs.append(mixed.reshape(hidden.shape[0], end - group.start, -1))
         return attention.proj(torch.cat(outputs, dim=1))
 
     def _rotate(self, states: torch.Tensor) -> torch.Tensor:

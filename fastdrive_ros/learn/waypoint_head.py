@@ -31,6 +31,12 @@ from fastdrive_ros.learn.prompt import Prompt
 
 HEAD_FILE = 'waypoint_head.safetensors'
 _METADATA_KEY = 'fastdrive_waypoint_head'
+_PRIOR_WIDTH = 192
+# Metres and metres a second come in tens; the network wants about one.
+_EGO_SCALE = {
+    'x_m': 0.1, 'y_m': 0.1, 'sin_yaw': 1.0, 'cos_yaw': 1.0, 'speed_mps': 0.1,
+    'yaw_rate_radps': 1.0, 'valid': 1.0,
+}
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,36 @@ class WaypointHead(nn.Module):
         super().__init__()
         self.config = config
         self.ego_projection = nn.Linear(len(EGO_FEATURES), config.hidden_size)
+        # Straight into the queries: a handful of ego tokens among hundreds of visual ones would be
+        # found by attention only after a long training.
+        self.ego_queries = nn.Linear(
+            config.history_steps * len(EGO_FEATURES), config.hidden_size
+        )
         self.queries = nn.Parameter(torch.randn(config.num_waypoints, config.hidden_size) * 0.02)
+        scale = torch.tensor([_EGO_SCALE[name] for name in EGO_FEATURES])
+        self.register_buffer('ego_scale', scale, persistent=False)
         self.output = nn.Linear(config.hidden_size, 3)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        # What the way so far says of the way to come, without a look at the road. Fitted first and
+        # then left alone, so that the language model learns what the cameras add to it.
+        self.ego_prior = nn.Sequential(
+            nn.Linear(config.history_steps * len(EGO_FEATURES), _PRIOR_WIDTH), nn.GELU(),
+            nn.Linear(_PRIOR_WIDTH, _PRIOR_WIDTH), nn.GELU(),
+            nn.Linear(_PRIOR_WIDTH, config.num_waypoints * 3),
+        )
+        for layer in (self.output, self.ego_prior[-1]):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def prior(self, ego_history: torch.Tensor) -> torch.Tensor:
+        """Map [B, Hh, F] to residuals [B, T, 3] that need no picture."""
+        ego = (ego_history * self.ego_scale).flatten(1)
+        return self.ego_prior(ego).unflatten(1, (-1, 3))
+
+    def tail(self, ego_history: torch.Tensor) -> torch.Tensor:
+        """Map [B, Hh, F] to the sequence's last rows [B, Hh + T, D]: ego tokens, queries."""
+        ego = ego_history * self.ego_scale
+        queries = self.queries + self.ego_queries(ego.flatten(1))[:, None]
+        return torch.cat([self.ego_projection(ego), queries], dim=1)
 
 
 class WaypointPlanner(nn.Module):
@@ -106,8 +138,7 @@ class WaypointPlanner(nn.Module):
             [
                 self.text_embeddings.expand(batch, -1, -1),
                 kept_tokens,
-                self.head.ego_projection(ego_history),
-                self.head.queries.expand(batch, -1, -1),
+                self.head.tail(ego_history),
             ],
             dim=1,
         )
@@ -140,15 +171,8 @@ class WaypointPlanner(nn.Module):
         mask, which fused attention does in half the time.
         """
         batch = visual_tokens.shape[0]
-        rows = torch.cat(
-            [
-                self.text_embeddings.expand(batch, -1, -1),
-                visual_tokens,
-                self.head.ego_projection(ego_history),
-                self.head.queries.expand(batch, -1, -1),
-            ],
-            dim=1,
-        )
+        text = self.text_embeddings.expand(batch, -1, -1)
+        rows = torch.cat([text, visual_tokens, self.head.tail(ego_history)], dim=1)
         order = torch.cat([self.text_slots, self.image_slots, self.tail_slots]).argsort()
         hidden = rows.index_select(1, order)
         rotary = self.cos_table[None], self.sin_table[None]
@@ -164,7 +188,8 @@ class WaypointPlanner(nn.Module):
         queries = hidden[:, -self.head.config.num_waypoints:]           # (B, T, D)
         # In two dimensions it exports as one Gemm that keeps the weight's name: the export
         # check replaces an untrained head's zeros by that name.
-        return self.head.output(queries.flatten(0, 1)).unflatten(0, queries.shape[:2])
+        seen = self.head.output(queries.flatten(0, 1)).unflatten(0, queries.shape[:2])
+        return seen + self.head.prior(ego_history)
 
     def forward(
         self, kept_tokens: torch.Tensor, kept_indices: torch.Tensor, ego_history: torch.Tensor
