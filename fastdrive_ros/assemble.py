@@ -14,15 +14,21 @@ from fastdrive_ros.config import bundle_path
 from fastdrive_ros.config import camera_topics
 from fastdrive_ros.config import check_required_cameras
 from fastdrive_ros.config import gate_limits
+from fastdrive_ros.config import pruning_method
 from fastdrive_ros.config import sync_config
 from fastdrive_ros.core.ego import EgoBuffer
 from fastdrive_ros.core.ego import EgoConfig
 from fastdrive_ros.core.preprocess import Preprocessor
 from fastdrive_ros.core.sync import FrameSynchronizer
+from fastdrive_ros.perception import JOINED
+from fastdrive_ros.perception import Perception
+from fastdrive_ros.perception import perception_graphs
 from fastdrive_ros.pipeline import Pipeline
 from fastdrive_ros.pipeline import PipelineSettings
 from fastdrive_ros.planners import make_planner
+from fastdrive_ros.planners import planner_graphs
 from fastdrive_ros.runtime.bundle import Bundle
+from fastdrive_ros.runtime.bundle import BundleError
 from fastdrive_ros.runtime.bundle import load_bundle
 from fastdrive_ros.runtime.load import LoadedEngines
 from fastdrive_ros.runtime.load import load_engines
@@ -44,6 +50,7 @@ def pipeline_settings(settings: Mapping[str, Any]) -> PipelineSettings:
     sync = sync_config(settings)
     return PipelineSettings(
         keep_ratio=settings['keep_ratio'],
+        camera_floor=settings['camera_floor'],
         max_frame_age_ms=settings['max_frame_age_ms'],
         max_missing_cameras=sync.max_missing_cameras,
         required_cameras=sync.required_cameras,
@@ -58,6 +65,22 @@ def ego_config(settings: Mapping[str, Any], bundle: Bundle) -> EgoConfig:
         history_dt_s=bundle.planner['history_dt_s'])
 
 
+def method_graphs(bundle: Bundle, method: str) -> tuple[str, ...]:
+    """
+    Return the graphs that planning with a pruning method runs.
+
+    Raises BundleError naming those that the bundle lacks.
+    """
+    available = bundle.manifest['graphs']
+    graphs = (*perception_graphs(method), *planner_graphs(method, available))
+    if lacking := [graph for graph in graphs if graph not in available]:
+        raise BundleError(
+            f"pruner '{method}' needs the graphs {', '.join(lacking)}, {bundle.path} has "
+            f"{', '.join(available)}: export the bundle again with `fastdrive export --rivals`, "
+            "or choose another pruner")
+    return graphs
+
+
 def build_pipeline(settings: Mapping[str, Any],
                    on_progress: Callable[[str], None] | None = None) -> Assembly:
     """
@@ -68,21 +91,25 @@ def build_pipeline(settings: Mapping[str, Any],
     bundle = load_bundle(bundle_path(settings))
     check_required_cameras(settings, bundle.cameras)
     camera_topics(settings, bundle.cameras)  # refuses a camera without a topic
-    perception = (('perception',) if settings['fuse_perception']
-                  else ('vision_encoder', 'recon_pruner'))
+    method = pruning_method(settings, bundle.pruner_method)
+    graphs = method_graphs(bundle, method)
+    if settings['fuse_perception']:
+        graphs = (JOINED, *graphs[len(perception_graphs(method)):])
     cache_dir = settings['engine_cache_dir']
     loaded = load_engines(
         bundle,
         backend=settings['backend'],
-        graphs=(*perception, 'planner'),
+        graphs=graphs,
         num_threads=settings['num_threads'],
         cache_dir=Path(cache_dir).expanduser() if cache_dir else None,
         on_progress=on_progress)
     pipeline = Pipeline(
         Preprocessor(bundle.cameras, bundle.image_height, bundle.image_width,
                      settings['decode_threads']),
+        Perception(loaded.engines, method, bundle.grid_height, bundle.grid_width,
+                   settings['camera_floor']),
+        make_planner(bundle.planner, loaded.engines, method),
         loaded.engines,
-        make_planner(bundle.planner, loaded.engines),
         bundle.tokens_per_camera,
         pipeline_settings(settings))
     return Assembly(bundle, loaded, pipeline,

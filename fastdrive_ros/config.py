@@ -21,6 +21,8 @@ import yaml
 from fastdrive_ros.core.sync import SyncConfig
 from fastdrive_ros.core.trajectory import GateLimits
 from fastdrive_ros.core.types import NUSCENES_CAMERAS
+from fastdrive_ros.pruners import INSIDE
+from fastdrive_ros.pruners import METHODS
 
 Value = bool | int | float | str | list[str]
 
@@ -59,7 +61,7 @@ class Parameter:
         if type(value) is not kind:
             raise ConfigError(f"parameter '{self.name}' must be a {kind.__name__}, found "
                               f'{value!r} ({type(value).__name__})')
-        if self.choices and value not in self.choices:
+        if self.choices and value not in (*self.choices, self.default):
             raise ConfigError(f"parameter '{self.name}' must be one of {', '.join(self.choices)}, "
                               f'found {value!r}')
         if self.minimum is not None and not self.minimum <= value <= self.maximum:
@@ -104,6 +106,14 @@ PARAMETERS = (
     Parameter('keep_ratio', 0.5,
               'Share of visual tokens the planner gets.',
               0.01, 1.0, live=True),
+    Parameter('pruner', '',
+              "How tokens are chosen (what each method does: docs/evaluation.md). Empty: the "
+              "bundle's own method.",
+              choices=tuple(METHODS)),
+    Parameter('camera_floor', 0.0,
+              'Part of an equal share of the kept tokens that every camera gets for sure. 0: '
+              'only the scores decide, 1: all cameras get as many.',
+              0.0, 1.0, live=True),
     Parameter('max_rate_hz', 0.0,
               'Most plans a second; sets beyond it are counted as rate_limited. 0: as fast as '
               'sets come.',
@@ -231,6 +241,28 @@ def check_required_cameras(settings: Mapping[str, Any], cameras: tuple[str, ...]
     if unknown:
         raise ConfigError(f"parameter 'sync.required_cameras' names {', '.join(sorted(unknown))}, "
                           f"the bundle has {', '.join(cameras)}")
+
+
+def pruning_method(settings: Mapping[str, Any], own_method: str) -> str:
+    """
+    Return the pruning method to use: the parameter's, else the bundle's own.
+
+    Raises ConfigError where fuse_perception or camera_floor does not go with it.
+    """
+    method = settings['pruner'] or own_method
+    if method not in METHODS:
+        raise ConfigError(f"the bundle's own pruner is '{method}', this version has "
+                          f"{', '.join(METHODS)}: set parameter 'pruner' to one of them")
+    fused, camera_floor = settings['fuse_perception'], settings['camera_floor']
+    if fused and method != 'recon':
+        raise ConfigError("'fuse_perception' joins the encoder with ReconPruner, but the pruner "
+                          f"is '{method}': set 'fuse_perception' to false, or 'pruner' to recon")
+    if camera_floor > 0.0 and (fused or method in INSIDE):
+        where = "with 'fuse_perception'" if fused else f"by '{method}', inside the language model,"
+        raise ConfigError(f"tokens are chosen {where} over all cameras at once: 'camera_floor' "
+                          f'must be 0, found {camera_floor:g}'
+                          + (", or set 'fuse_perception' to false" if fused else ''))
+    return method
 
 
 def gate_limits(settings: Mapping[str, Any]) -> GateLimits:

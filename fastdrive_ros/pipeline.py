@@ -3,7 +3,7 @@
 """
 One cycle, start to end: a frame set and the ego state become a plan or a reasoned refusal.
 
-    FrameSet --preprocess--> CameraBatch --encode--> visual tokens --prune--> KeptTokens
+    FrameSet --preprocess--> CameraBatch --encode--> Sight --prune--> KeptTokens
              --plan--> waypoints --gate--> Trajectory
 
 Read this page first. It calls every arrow and times each one; it receives its engines, it never
@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 from fastdrive_ros.core.latency import StageTimer
 from fastdrive_ros.core.preprocess import Preprocessor
@@ -34,6 +32,7 @@ from fastdrive_ros.core.types import KeptTokens
 from fastdrive_ros.core.types import PlanResult
 from fastdrive_ros.core.types import Refusal
 from fastdrive_ros.core.types import Trajectory
+from fastdrive_ros.perception import Perception
 from fastdrive_ros.planners import Planner
 from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.engine import EngineError
@@ -52,6 +51,7 @@ class PipelineSettings:
     """What may change from one cycle to the next."""
 
     keep_ratio: float
+    camera_floor: float
     max_frame_age_ms: float
     max_missing_cameras: int
     required_cameras: tuple[str, ...]
@@ -66,6 +66,7 @@ class _Cycle:
     timer: StageTimer
     ego: EgoState | None = None
     batch: CameraBatch | None = None
+    num_kept: int = 0
     kept: KeptTokens | None = None
     trajectory: Trajectory | None = None
 
@@ -73,13 +74,15 @@ class _Cycle:
 class Pipeline:
     """The arrows in order. Owned by one thread; ``settings`` may be replaced from another."""
 
-    def __init__(self, preprocessor: Preprocessor, engines: Mapping[str, Engine],
-                 planner: Planner, tokens_per_camera: int, settings: PipelineSettings) -> None:
-        """Take everything loaded: ``engines`` holds encoder and pruner, or both fused."""
+    def __init__(self, preprocessor: Preprocessor, perception: Perception, planner: Planner,
+                 engines: Mapping[str, Engine], tokens_per_camera: int,
+                 settings: PipelineSettings) -> None:
+        """Take everything loaded; ``engines`` are those of perception and planner, to close."""
         self.settings = settings
         self._preprocessor = preprocessor
-        self._engines = engines
+        self._perception = perception
         self._planner = planner
+        self._engines = engines
         self._tokens_per_camera = tokens_per_camera
 
     def run(self, frame_set: FrameSet, ego_at: Callable[[int], EgoState],
@@ -100,7 +103,8 @@ class Pipeline:
             self._check_age(frame_set, now_ns, settings)
             cycle.ego = ego_at(frame_set.stamp_ns)
             cycle.batch = self._preprocess(cycle, settings)
-            cycle.kept = self._perceive(cycle, settings.keep_ratio)
+            cycle.num_kept = num_kept(settings.keep_ratio, self._num_tokens(cycle.batch))
+            cycle.kept = self._perceive(cycle, settings.camera_floor)
             self._plan(cycle, settings.limits)
             self._check_age(frame_set, now_ns, settings)
         except _RefusedError as refused:
@@ -150,27 +154,18 @@ class Pipeline:
                                 + (f' ({why})' if why else ''))
         return batch
 
-    def _perceive(self, cycle: _Cycle, keep_ratio: float) -> KeptTokens:
-        batch, timer = cycle.batch, cycle.timer
-        assert batch is not None
-        selection = {
-            'camera_present': batch.present,                                          # (V,)
-            'num_kept_tokens': np.asarray(num_kept(keep_ratio, self._num_tokens(batch)), np.int64),
-        }
-        if 'perception' in self._engines:
-            with timer('encode'):
-                out = self._engines['perception'].run({'images': batch.images, **selection})
-        else:
-            with timer('encode'):
-                encoded = self._engines['vision_encoder'].run({'images': batch.images})  # (N, D)
-            with timer('prune'):
-                out = self._engines['recon_pruner'].run({**encoded, **selection})
-        return KeptTokens(out['kept_tokens'], out['kept_indices'], out['scores'])
+    def _perceive(self, cycle: _Cycle, camera_floor: float) -> KeptTokens:
+        assert cycle.batch is not None
+        self._perception.camera_floor = camera_floor
+        return self._perception.perceive(cycle.batch, cycle.frame_set.stamp_ns, cycle.num_kept,
+                                         cycle.timer)
 
     def _plan(self, cycle: _Cycle, limits: GateLimits) -> None:
         assert cycle.kept is not None and cycle.ego is not None
         with cycle.timer('plan'):
-            output = self._planner.plan(cycle.kept, cycle.ego)                        # (T, 3)
+            output = self._planner.plan(cycle.kept, cycle.ego, cycle.num_kept)        # (T, 3)
+        if output.kept_indices is not None:
+            cycle.kept = cycle.kept.only(output.kept_indices)
         cycle.timer.stage_ms.update(output.stage_ms)
         with cycle.timer('postprocess'):
             trajectory = make_trajectory(cycle.frame_set.stamp_ns, self._planner.dt_s,

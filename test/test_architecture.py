@@ -30,7 +30,7 @@ MAY_IMPORT = {
     'planners': ('pruners', 'core', 'runtime.engine'),
     'pipeline': ('perception', 'planners', 'core', 'runtime.engine'),
     'intake': ('core',),
-    'config': ('core',),
+    'config': ('pruners', 'core'),
     'bag_trouble': (),
     'bags': ('bag_trouble', 'config'),
     'assemble': ('config', 'pipeline', 'perception', 'planners', 'pruners', 'core', 'runtime'),

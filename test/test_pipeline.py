@@ -141,13 +141,13 @@ class _FailingEngine:
 
 
 def test_a_failing_engine_refuses_the_cycle_and_not_the_node(assembly: Assembly) -> None:
-    pipeline = assembly.pipeline
-    engines = pipeline._engines
-    pipeline._engines = {**engines, 'vision_encoder': _FailingEngine()}
+    perception = assembly.pipeline._perception
+    engines = perception._engines
+    perception._engines = {**engines, 'vision_encoder': _FailingEngine()}
     try:
         refusal = run(assembly).refusal
     finally:
-        pipeline._engines = engines
+        perception._engines = engines
     assert (refusal.reason, refusal.detail) == ('engine_error', 'the device was lost')
     assert run(assembly).refusal is None
 
@@ -158,7 +158,7 @@ class _FixedPlanner:
     def __init__(self, waypoints: np.ndarray) -> None:
         self.waypoints = waypoints
 
-    def plan(self, kept: object, ego: object) -> PlannerOutput:
+    def plan(self, kept: object, ego: object, num_kept: int) -> PlannerOutput:
         return PlannerOutput(self.waypoints, {})
 
 

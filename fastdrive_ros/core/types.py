@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 
 import numpy as np
 
@@ -146,8 +147,19 @@ class KeptTokens:
     """float32 (K, D), the encoder's own values (FastDriveVLA eq. 9: V, not V*)."""
     indices: np.ndarray
     """int64 (K,), ascending, each in 0..N-1: camera-major, then row, then column."""
-    scores: np.ndarray
-    """float32 (N,), the pruner's score of every token; -inf for tokens of absent cameras."""
+    scores: np.ndarray | None = None
+    """float32 (N,), ReconPruner's score of every token; -inf for tokens of absent cameras. None
+    where another method chose."""
+    method: str = ''
+    """Which pruning method chose them (pruners.METHODS)."""
+
+    num_tokens: int = 0
+    """N: the tokens of all cameras, present or not."""
+
+    def only(self, indices: np.ndarray) -> KeptTokens:
+        """Return what is left when just ``indices``, ascending and all of them kept, stay."""
+        rows = np.searchsorted(self.indices, indices)
+        return replace(self, tokens=self.tokens[rows], indices=indices)
 
 
 # Columns of EgoState.history, the planner's ego input.

@@ -4,12 +4,14 @@
 Kept tokens to waypoints: one file for each way a planner can speak.
 
 A head reads the manifest's ``planner`` section and owns the engine of its graph. Today:
-waypoint_queries (one prefill). A text-decoding head and a diffusion head fit the same protocol:
-both turn KeptTokens and EgoState into waypoints, and name their own inner stages.
+waypoint_queries, in one prefill (waypoint_queries.py) or layer by layer for methods that prune
+inside the language model (layered.py). A text-decoding head and a diffusion head fit the same
+protocol: both turn KeptTokens and EgoState into waypoints, and name their own inner stages.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +21,10 @@ import numpy as np
 
 from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.core.types import KeptTokens
+from fastdrive_ros.pruners import INSIDE
+from fastdrive_ros.pruners import make_pruner
 from fastdrive_ros.runtime.engine import Engine
+from fastdrive_ros.runtime.engine import layer_graphs
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,9 @@ class PlannerOutput:
     """The head's inner stages, for example {'prefill': 12.0, 'decode': 80.0}."""
     text: str = ''
     """What a text-decoding head wrote; empty for the others."""
+    kept_indices: np.ndarray | None = None
+    """int64 (K,), ascending: the visual tokens that were left at the end, where the head itself
+    prunes. None where it read all that it was given."""
 
 
 class Planner(Protocol):
@@ -40,20 +48,35 @@ class Planner(Protocol):
     num_waypoints: int
     dt_s: float
 
-    def plan(self, kept: KeptTokens, ego: EgoState) -> PlannerOutput:
-        """Turn one cycle's kept tokens and ego state into waypoints."""
+    def plan(self, kept: KeptTokens, ego: EgoState, num_kept: int) -> PlannerOutput:
+        """
+        Turn one cycle's kept tokens and ego state into waypoints.
+
+        ``num_kept`` is the budget; a head that does not prune was given no more than that.
+        """
 
 
-def make_planner(section: Mapping[str, Any], engines: Mapping[str, Engine]) -> Planner:
+def planner_graphs(method: str, available: Iterable[str]) -> tuple[str, ...]:
+    """Return the planner's graphs that a pruning method needs, of a bundle's ``available``."""
+    if method not in INSIDE:
+        return ('planner',)
+    layers = layer_graphs(available) or ('planner_layer_00',)
+    return ('planner_embed', *layers, 'planner_output')
+
+
+def make_planner(section: Mapping[str, Any], engines: Mapping[str, Engine],
+                 method: str) -> Planner:
     """
-    Make the head that the manifest's ``planner`` section names.
+    Make the head that the manifest's ``planner`` section names, for a pruning method.
 
     Raises ValueError when no head has that name.
     """
+    from fastdrive_ros.planners.layered import LayeredPlanner
     from fastdrive_ros.planners.waypoint_queries import WaypointQueryPlanner
 
-    heads = {'waypoint_queries': WaypointQueryPlanner}
-    if section['head'] not in heads:
+    if section['head'] != 'waypoint_queries':
         raise ValueError(f"the bundle wants planner head '{section['head']}', this version has "
-                         f'{sorted(heads)}: export the bundle again with one of them')
-    return heads[section['head']](section, engines['planner'])
+                         "'waypoint_queries': export the bundle again with that")
+    if method in INSIDE:
+        return LayeredPlanner(section, engines, make_pruner(method))
+    return WaypointQueryPlanner(section, engines['planner'])

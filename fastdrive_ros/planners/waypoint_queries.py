@@ -32,7 +32,7 @@ class WaypointQueryPlanner:
         self.dt_s: float = section['dt_s']
         self._engine = engine
 
-    def plan(self, kept: KeptTokens, ego: EgoState) -> PlannerOutput:
+    def plan(self, kept: KeptTokens, ego: EgoState, num_kept: int) -> PlannerOutput:
         """Return extrapolation plus the model's residual (x_m, y_m, yaw_rad)."""
         timer = StageTimer()
         with timer('prefill'):

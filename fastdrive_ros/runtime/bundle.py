@@ -43,6 +43,7 @@ _REQUIRED = {
     'tokens.total': int,
     'tokens.hidden_size': int,
     'precision': str,
+    'pruner.method': str,
     'pruner.trained': bool,
     'planner.trained': bool,
     'planner.head': str,
@@ -124,6 +125,11 @@ class Bundle:
     def planner(self) -> Mapping[str, Any]:
         """The manifest's planner section: head, horizon, history, prompt."""
         return self.manifest['planner']
+
+    @property
+    def pruner_method(self) -> str:
+        """Pruning method that the bundle was made for, for example 'recon'."""
+        return self.manifest['pruner']['method']
 
     @property
     def trained(self) -> bool:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,6 +25,11 @@ class TensorSpec:
     """numpy's name: 'float32', 'uint8', 'int64', 'bool'."""
     shape: tuple[int | str, ...]
     """A string is a dimension that may differ from run to run, for example ('K', 512)."""
+
+
+def layer_graphs(graphs: Iterable[str]) -> tuple[str, ...]:
+    """Return the single language layers (planner_layer_00, ...) among graphs, in their order."""
+    return tuple(sorted(graph for graph in graphs if graph.startswith('planner_layer_')))
 
 
 class Engine(Protocol):
