@@ -136,7 +136,8 @@ def hf_hidden_states(
     model = made.hf.model
     embeds = model.get_input_embeddings()(prompt.token_ids)
     is_image = prompt.token_ids == made.hf.config.image_token_id
-    embeds = embeds.masked_scatter(is_image[:, None], tokens)
+    places = head.place(prompt.place_features())
+    embeds = embeds.masked_scatter(is_image[:, None], tokens + places)
     embeds = torch.cat([embeds, head.tail(history[None])[0]])
     vision = made.driving.vision
     grid = torch.tensor([[1, vision.grid_height * 2, vision.grid_width * 2]] * vision.num_images)

@@ -70,7 +70,7 @@ def load_driving_model(
         )
         pruner = load_pruner(pruner_file, len(cameras), *grid).requires_grad_(False)
         _require_same_width(pruner_file, pruner, model.config.vision_config.out_hidden_size)
-        head = load_or_make_head(checkpoint, model.config.text_config.hidden_size)
+        head = load_or_make_head(checkpoint, model.config.text_config.hidden_size, len(cameras))
         text = driving_prompt(cameras, head.config.num_waypoints * head.config.dt_s)
         prompt = build_prompt(text, tokenizer, model.model, len(cameras), *grid)
     except ValueError as error:
@@ -171,15 +171,17 @@ def _require_same_width(pruner_file: Path, pruner: ReconPruner, hidden_size: int
         )
 
 
-def load_or_make_head(checkpoint: Path, hidden_size: int) -> WaypointHead:
+def load_or_make_head(checkpoint: Path, hidden_size: int, num_cameras: int) -> WaypointHead:
     """Return the folder's waypoint head, or an untrained one where it has none."""
     file = checkpoint / HEAD_FILE
     if not file.is_file():
-        return untrained_head(hidden_size)
+        return untrained_head(hidden_size, num_cameras)
     head = load_head(file)
-    if head.config.hidden_size != hidden_size:
+    found = head.config.hidden_size, head.config.num_cameras
+    if found != (hidden_size, num_cameras):
         raise ExportError(
-            f'the waypoint head {file} has hidden size {head.config.hidden_size}, the language '
-            f'model {hidden_size}: it was made for another model'
+            f'the waypoint head {file} is for hidden size {found[0]} and {found[1]} cameras, the '
+            f'language model has {hidden_size} and {num_cameras} are asked for: it was made for '
+            'another model'
         )
     return head

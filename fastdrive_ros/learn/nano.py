@@ -58,7 +58,7 @@ def write_nano_checkpoint(out: Path, seed: int = 0) -> int:
     config = nano_config(tokenizer)
     model = Qwen2_5_VLForConditionalGeneration(config)
     pruner = ReconPruner(ReconPrunerConfig.for_model(config.text_config), 6, 8, 14)
-    head = untrained_head(config.text_config.hidden_size, seed)
+    head = untrained_head(config.text_config.hidden_size, seed=seed)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     save_pruner(pruner, out / PRUNER_FILE)

@@ -45,7 +45,8 @@ class PlannerTask:
         self._checkpoint, self._data = checkpoint, data
         self.data_name = data.resolve().name
         self._qwen, self._tokenizer = open_checkpoint(checkpoint)
-        self._head = load_or_make_head(checkpoint, self._qwen.config.text_config.hidden_size)
+        self._head = load_or_make_head(checkpoint, self._qwen.config.text_config.hidden_size,
+                                       len(cameras))
         head = self._head.train().config
         self.shape = SampleShape(cameras, height, width, head.history_steps, head.history_dt_s,
                                  head.num_waypoints, head.dt_s)

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers import Qwen2_5_VLModel
 
 IMAGE_TOKEN = '<|image_pad|>'
+PLACE_WAVES = 4
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Prompt:
     """int64 [3, L]: transformers' M-RoPE ids (time, row, column)."""
     image_slots: torch.Tensor
     """int64 [N]: where in the sequence each visual token stands."""
+    grid: tuple[int, int, int]
+    """Cameras, and rows and columns of tokens in each."""
 
     @property
     def text_slots(self) -> torch.Tensor:
@@ -38,6 +41,26 @@ class Prompt:
         is_text = torch.ones(len(self.token_ids), dtype=torch.bool)
         is_text[self.image_slots] = False
         return is_text.nonzero().squeeze(1)
+
+
+    def place_features(self) -> torch.Tensor:
+        """
+        Return float32 [N, V + 4 waves]: which camera, and sines and cosines of row and column.
+
+        Rows and columns count from -1 to 1 whatever the grid; wave k has 2^k half turns on it.
+        """
+        cameras, rows, columns = self.grid
+        which = torch.eye(cameras).repeat_interleave(rows * columns, dim=0)
+        row, column = torch.meshgrid(_middles(rows), _middles(columns), indexing='ij')
+        place = torch.stack([row, column]).flatten(1).repeat(1, cameras)    # (2, N)
+        angles = (torch.pi / 2 * 2.0 ** torch.arange(PLACE_WAVES))[:, None, None] * place
+        waves = torch.cat([angles.sin(), angles.cos()]).flatten(0, 1)       # (4 waves, N)
+        return torch.cat([which, waves.T], dim=1)
+
+
+def _middles(count: int) -> torch.Tensor:
+    """Return the middles of ``count`` equal parts of -1 .. 1."""
+    return (2.0 * torch.arange(count) + 1.0) / count - 1.0
 
 
 def driving_prompt(cameras: Sequence[str], horizon_s: float) -> str:
@@ -82,4 +105,5 @@ def build_prompt(
     positions, _ = model.get_rope_index(
         token_ids[None], mm_token_type_ids=is_image.int()[None], image_grid_thw=grid
     )
-    return Prompt(text, token_ids, positions[:, 0], is_image.nonzero().squeeze(1))
+    return Prompt(text, token_ids, positions[:, 0], is_image.nonzero().squeeze(1),
+                  (num_cameras, grid_height, grid_width))

@@ -27,6 +27,7 @@ from torch.nn import functional
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 from fastdrive_ros.core.types import EGO_FEATURES
+from fastdrive_ros.learn.prompt import PLACE_WAVES
 from fastdrive_ros.learn.prompt import Prompt
 
 HEAD_FILE = 'waypoint_head.safetensors'
@@ -44,6 +45,7 @@ class WaypointHeadConfig:
     """Horizon and history of the head; goes into the manifest's planner section."""
 
     hidden_size: int
+    num_cameras: int = 6
     num_waypoints: int = 6
     dt_s: float = 0.5
     history_steps: int = 4
@@ -67,6 +69,9 @@ class WaypointHead(nn.Module):
             config.history_steps * len(EGO_FEATURES), config.hidden_size
         )
         self.queries = nn.Parameter(torch.randn(config.num_waypoints, config.hidden_size) * 0.02)
+        # Which camera and where in it, added to a visual token: position ids tell attention where
+        # to look, but what it brings back would not say where it came from.
+        self.place = nn.Linear(config.num_cameras + 4 * PLACE_WAVES, config.hidden_size)
         scale = torch.tensor([_EGO_SCALE[name] for name in EGO_FEATURES])
         self.register_buffer('ego_scale', scale, persistent=False)
         self.output = nn.Linear(config.hidden_size, 3)
@@ -121,23 +126,21 @@ class WaypointPlanner(nn.Module):
             'text_slots': prompt.text_slots,                            # (L - N,)
             'image_slots': prompt.image_slots,                          # (N,)
             'tail_slots': length + tail,                                # (Hh + T,)
+            'place_features': prompt.place_features(),                  # (N, V + 4 waves)
         }
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
 
-    def hidden_states(
+    def embed(
         self, kept_tokens: torch.Tensor, kept_indices: torch.Tensor, ego_history: torch.Tensor
-    ) -> torch.Tensor:
-        """
-        Prefill: [B, K, D], int64 [B, K], [B, Hh, F] -> final hidden states [B, S, D].
-
-        S = text tokens + K + Hh + T, in this order.
-        """
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the first layer's input [B, S, D] and the slots int64 [B, S] of its rows."""
         batch = kept_tokens.shape[0]
+        places = functional.embedding(kept_indices, self.head.place(self.place_features))
         hidden = torch.cat(
             [
                 self.text_embeddings.expand(batch, -1, -1),
-                kept_tokens,
+                kept_tokens + places,
                 self.head.tail(ego_history),
             ],
             dim=1,
@@ -149,7 +152,18 @@ class WaypointPlanner(nn.Module):
                 self.tail_slots.expand(batch, -1),
             ],
             dim=1,
-        )                                                               # (B, S)
+        )
+        return hidden, slots
+
+    def hidden_states(
+        self, kept_tokens: torch.Tensor, kept_indices: torch.Tensor, ego_history: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Prefill: [B, K, D], int64 [B, K], [B, Hh, F] -> final hidden states [B, S, D].
+
+        S = text tokens + K + Hh + T, in this order.
+        """
+        hidden, slots = self.embed(kept_tokens, kept_indices, ego_history)
         rotary = (
             functional.embedding(slots, self.cos_table),                # (B, S, head)
             functional.embedding(slots, self.sin_table),
@@ -170,10 +184,10 @@ class WaypointPlanner(nn.Module):
         The same numbers as ``hidden_states``, for training: in slot order causality needs no
         mask, which fused attention does in half the time.
         """
-        batch = visual_tokens.shape[0]
-        text = self.text_embeddings.expand(batch, -1, -1)
-        rows = torch.cat([text, visual_tokens, self.head.tail(ego_history)], dim=1)
-        order = torch.cat([self.text_slots, self.image_slots, self.tail_slots]).argsort()
+        batch, tokens, _ = visual_tokens.shape
+        everything = torch.arange(tokens, device=visual_tokens.device).expand(batch, -1)
+        rows, slots = self.embed(visual_tokens, everything, ego_history)
+        order = slots[0].argsort()
         hidden = rows.index_select(1, order)
         rotary = self.cos_table[None], self.sin_table[None]
         for layer in self.layers:
@@ -223,8 +237,8 @@ def load_head(path: Path) -> WaypointHead:
     return head.eval()
 
 
-def untrained_head(hidden_size: int, seed: int = 0) -> WaypointHead:
+def untrained_head(hidden_size: int, num_cameras: int = 6, seed: int = 0) -> WaypointHead:
     """Return a seeded head whose output layer is zero, leaving torch's generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return WaypointHead(WaypointHeadConfig(hidden_size)).eval()
+        return WaypointHead(WaypointHeadConfig(hidden_size, num_cameras)).eval()
