@@ -96,11 +96,11 @@ def request_for(
     )
 
 
-def write_trained_checkpoint(folder: Path) -> Path:
+def write_trained_checkpoint(folder: Path, num_cameras: int) -> Path:
     """Write a checkpoint whose head answers something."""
     write_checkpoint(folder)
     head = WaypointHead(
-        WaypointHeadConfig(HIDDEN_SIZE, trained=True, training='on random numbers')
+        WaypointHeadConfig(HIDDEN_SIZE, num_cameras, trained=True, training='on random numbers')
     )
     torch.nn.init.normal_(head.output.weight)
     torch.nn.init.normal_(head.queries)
@@ -111,11 +111,13 @@ def write_trained_checkpoint(folder: Path) -> Path:
 @pytest.fixture(scope='module')
 def export(tmp_path_factory: pytest.TempPathFactory):
     """Return a function (cameras, grid) -> Exported that exports each pair once."""
-    checkpoint = write_trained_checkpoint(tmp_path_factory.mktemp('checkpoint'))
+    checkpoints = {num_cameras: write_trained_checkpoint(
+        tmp_path_factory.mktemp('checkpoint'), num_cameras) for num_cameras in (1, 3, 6)}
     done: dict[tuple[int, tuple[int, int]], Exported] = {}
 
     def exported(num_cameras: int, grid: tuple[int, int]) -> Exported:
         if (num_cameras, grid) not in done:
+            checkpoint = checkpoints[num_cameras]
             out = tmp_path_factory.mktemp('out') / 'bundle'
             request = request_for(checkpoint, out, num_cameras, grid)
             bundle = export_bundle(request, lambda line: None)
@@ -274,13 +276,13 @@ def test_the_command_makes_the_nano_bundle_again(
     checkpoint, out = tmp_path / 'checkpoint', tmp_path / 'my_nano'
     assert main(['nano', str(checkpoint)]) == 0
     command = ['export', '--checkpoint', str(checkpoint), '--out', str(out),
-               '--cameras', 'CAM_FRONT', '--height', '56', '--width', '84']
+               '--height', '56', '--width', '84', '--rivals']
     assert main(command) == 0
     said = capsys.readouterr().out
     assert 'compare planner with torch: relative' in said
     assert 'Not trained: Pruner: not trained. Planner: not trained.' in said
     bundle = load_bundle(out)
-    assert (bundle.name, bundle.num_tokens, bundle.trained) == ('my_nano', 6, False)
+    assert (bundle.name, bundle.num_tokens, bundle.trained) == ('my_nano', 36, False)
     golden = np.load(out / 'golden.npz')
     assert np.count_nonzero(golden['waypoint_residuals']) == 0
     assert main(command) != 0

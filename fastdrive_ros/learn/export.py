@@ -42,6 +42,8 @@ from fastdrive_ros.learn.graphs import cpu_session
 from fastdrive_ros.learn.graphs import export_graph
 from fastdrive_ros.learn.graphs import join_perception
 from fastdrive_ros.learn.graphs import run_onnx
+from fastdrive_ros.learn.rival_export import rival_golden
+from fastdrive_ros.learn.rival_export import write_rivals
 from fastdrive_ros.runtime.bundle import FORMAT
 from fastdrive_ros.runtime.bundle import FORMAT_VERSION
 from fastdrive_ros.runtime.bundle import MANIFEST
@@ -77,6 +79,8 @@ class ExportRequest:
     cameras: tuple[str, ...]
     height: int
     width: int
+    rivals: bool = False
+    """Write the graphs of rival_graphs.py, too."""
     force: bool = False
     """Replace an older bundle at ``out``."""
 
@@ -92,9 +96,9 @@ def export_bundle(request: ExportRequest, report: Callable[[str], None] = print)
     require_space(request.out.parent, int(1.5 * 4 * sum(_parameters(model).values())))
     partial = request.out.with_name(request.out.name + PARTIAL_SUFFIX)
     with _scratch_folder(partial):
-        differences = _write_graphs(model, partial, report)
+        differences = _write_graphs(model, partial, request.rivals, report)
         with _timed(report, 'golden outputs by ONNX Runtime'):
-            num_golden = _write_golden(model, partial)
+            num_golden = _write_golden(model, partial, request.rivals)
         model.tokenizer.save_pretrained(partial / 'tokenizer')
         manifest = _manifest(request, model, partial, differences, num_golden)
         with _timed(report, f'verify and move to {request.out}'):
@@ -150,15 +154,10 @@ def _timed(report: Callable[[str], None], step: str) -> Iterator[None]:
 
 
 def _write_graphs(
-    model: DrivingModel, folder: Path, report: Callable[[str], None]
+    model: DrivingModel, folder: Path, rivals: bool, report: Callable[[str], None]
 ) -> dict[str, Difference]:
     example = _example_inputs(model)
-    kept = int(example['num_kept_tokens'])
-    plan = {
-        'kept_tokens': example['visual_tokens'][:kept],
-        'kept_indices': torch.arange(kept),
-        'ego_history': example['ego_history'],
-    }
+    plan = _pick(example, 'kept_tokens', 'kept_indices', 'ego_history')
     kept_dims = {'kept_tokens': {0: 'K'}, 'kept_indices': {0: 'K'}}
     exports: tuple[tuple[str, nn.Module, dict[str, torch.Tensor], list[str]], ...] = (
         ('vision_encoder', model.vision, _pick(example, 'images'), ['visual_tokens']),
@@ -175,6 +174,9 @@ def _write_graphs(
         differences[graph] = _compare(graph, model, paths[graph], report)
     join_perception(paths['vision_encoder'], paths['recon_pruner'], paths['perception'])
     differences['perception'] = _compare('perception', model, paths['perception'], report)
+    if rivals:
+        with _timed(report, 'export the graphs for rival methods and compare them with torch'):
+            differences |= write_rivals(model, example, folder, TOLERANCE)
     return differences
 
 
@@ -193,13 +195,17 @@ def _compare(
 def _example_inputs(model: DrivingModel) -> dict[str, torch.Tensor]:
     """Return every graph input by name; pictures and history are the golden ones."""
     vision, num_tokens = model.vision, len(model.prompt.image_slots)
+    tokens = torch.randn(num_tokens, model.pruner.config.hidden_size)
+    kept = num_kept(GOLDEN_KEEP_RATIO, num_tokens)
     images = golden_images(vision.num_images, vision.image_height, vision.image_width)
     history = golden_history(model.planner.head.config.history_steps)
     return {
         'images': torch.from_numpy(images),
-        'visual_tokens': torch.randn(num_tokens, model.pruner.config.hidden_size),
+        'visual_tokens': tokens,
         'camera_present': torch.ones(vision.num_images, dtype=torch.bool),
-        'num_kept_tokens': torch.tensor(num_kept(GOLDEN_KEEP_RATIO, num_tokens)),
+        'num_kept_tokens': torch.tensor(kept),
+        'kept_tokens': tokens[:kept],
+        'kept_indices': torch.arange(kept),
         'ego_history': torch.from_numpy(history),
     }
 
@@ -208,7 +214,7 @@ def _pick(tensors: Mapping[str, torch.Tensor], *names: str) -> dict[str, torch.T
     return {name: tensors[name] for name in names}
 
 
-def _write_golden(model: DrivingModel, folder: Path) -> int:
+def _write_golden(model: DrivingModel, folder: Path, rivals: bool) -> int:
     """Run the exported graphs one after another; return K of the recorded selection."""
     known = _example_inputs(model)
     golden = {}
@@ -217,6 +223,8 @@ def _write_golden(model: DrivingModel, folder: Path) -> int:
         feeds = _pick(known, *(value.name for value in session.get_inputs()))
         golden |= run_onnx(session, feeds)
         known |= {name: torch.from_numpy(value) for name, value in golden.items()}
+    if rivals:
+        golden |= rival_golden(folder, known, model.planner.head.config.num_waypoints)
     del golden['kept_tokens']  # visual_tokens at kept_indices
     np.savez_compressed(folder / GOLDEN_FILE, **golden)
     return int(known['num_kept_tokens'])
@@ -273,7 +281,7 @@ def _manifest(
         'training': f'Pruner: {pruner.training}. Planner: {head.training}.',
         'graphs': {
             graph: _graph_section(folder / f'{graph}.onnx', differences[graph])
-            for graph in GRAPHS
+            for graph in differences
         },
         'golden': {
             'file': GOLDEN_FILE, 'num_kept_tokens': num_golden, 'tolerance': GOLDEN_TOLERANCE,

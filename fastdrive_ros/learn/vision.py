@@ -118,18 +118,53 @@ class FixedGridVision(nn.Module):
         self, images: torch.Tensor, patch_weight: torch.Tensor, patch_bias: torch.Tensor
     ) -> torch.Tensor:
         """Like ``forward``, with a folded convolution that may have gradients."""
+        hidden = self.embed(images, patch_weight, patch_bias)
+        for index in range(len(self.blocks)):
+            hidden = self.block(index, hidden)
+        return self.merge(hidden)
+
+    def embed(
+        self, images: torch.Tensor, patch_weight: torch.Tensor, patch_bias: torch.Tensor
+    ) -> torch.Tensor:
+        """Map uint8 [V, H, W, 3] to the patches [V, P, C], in window order."""
         pixels = images.to(patch_weight.dtype).permute(0, 3, 1, 2)
         hidden = functional.conv2d(pixels, patch_weight, patch_bias, stride=self.patch_size)
         # (V, C, rows, columns)
         hidden = hidden.flatten(2).transpose(1, 2)                      # (V, P, C)
-        hidden = hidden.index_select(1, self.patch_order)
+        return hidden.index_select(1, self.patch_order)
+
+    def block(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Run one block on [V, P, C]."""
+        block = self.blocks[index]
         one_window = (_Windows(0, 1, hidden.shape[1]),)
-        for index, block in enumerate(self.blocks):
-            windows = one_window if index in self.full_attention else self.windows
-            hidden = hidden + self._attend(block.attn, block.norm1(hidden), windows)
-            hidden = hidden + block.mlp(block.norm2(hidden))
+        windows = one_window if index in self.full_attention else self.windows
+        hidden = hidden + self._attend(block.attn, block.norm1(hidden), windows)
+        return hidden + block.mlp(block.norm2(hidden))
+
+    def merge(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Make visual tokens [N, D], camera-major, row, column, of the last [V, P, C]."""
         tokens = self.merger(hidden).unflatten(0, (hidden.shape[0], -1))    # (V, n, D)
         return tokens.index_select(1, self.token_rank).flatten(0, 1)    # (N, D)
+
+    def per_token(self, per_patch: torch.Tensor) -> torch.Tensor:
+        """Average [V, P, X] over each token's patches: [N, X] in the tokens' order."""
+        patches = per_patch.shape[1] // len(self.token_rank)
+        means = per_patch.unflatten(1, (-1, patches)).mean(2)           # (V, n, X)
+        return means.index_select(1, self.token_rank).flatten(0, 1)
+
+    def attention_weights(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Return [V, heads, P, P], rows are queries, of a full-attention block on [V, P, C]."""
+        block = self.blocks[index]
+        query, key, _ = self._query_key_value(block.attn, block.norm1(hidden))
+        return torch.softmax(query.transpose(1, 2) @ key.permute(0, 2, 3, 1), dim=-1)
+
+    def _query_key_value(
+        self, attention: Qwen2_5_VLVisionAttention, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return (V, P, heads, c) each; the query scaled, query and key rotated."""
+        shape = 3, attention.num_heads, attention.head_dim
+        query, key, value = attention.qkv(hidden).unflatten(2, shape).unbind(2)
+        return self._rotate(query) * attention.scaling, self._rotate(key), value
 
     def _attend(
         self,
@@ -139,10 +174,7 @@ class FixedGridVision(nn.Module):
     ) -> torch.Tensor:
         """Attend within each window: (V, P, C) -> (V, P, C)."""
         heads, channels = attention.num_heads, attention.head_dim
-        qkv = attention.qkv(hidden).unflatten(2, (3, heads, channels))
-        query, key, value = qkv.unbind(2)                               # (V, P, heads, c) each
-        query = self._rotate(query) * attention.scaling
-        key = self._rotate(key)
+        query, key, value = self._query_key_value(attention, hidden)
         outputs = []
         for group in windows:
             end = group.start + group.count * group.length

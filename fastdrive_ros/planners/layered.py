@@ -97,15 +97,16 @@ class LayeredPlanner:
                                'ego_history': history})
         num_text = len(out['slots']) - len(kept.indices) - len(history) - self.num_waypoints
         sequence = _Sequence(out['hidden'], out['slots'], kept.indices, num_text, len(history))
-        inputs = {'embeddings': np.zeros((kept.num_tokens, kept.tokens.shape[1]), np.float32),
-                  'text_embeddings': out['hidden'][:num_text]}
-        inputs['embeddings'][kept.indices] = kept.tokens
+        text, visual = np.split(out['hidden'][:num_text + len(kept.indices)], [num_text])
+        embeddings = np.zeros((kept.num_tokens, visual.shape[1]), visual.dtype)  # absent: zero
+        embeddings[kept.indices] = visual
         for index, layer in enumerate(self._layers):
             out = layer.run({'hidden': sequence.hidden, 'slots': sequence.slots})
             sequence = dataclasses.replace(sequence, hidden=out['next_hidden'])
             cut = self._pruner.after(Layer(
                 index, len(self._layers), hidden=out['next_hidden'], attention=out['attention'],
-                visual_indices=sequence.visual_indices, **sequence.rows(), **inputs))
+                visual_indices=sequence.visual_indices, embeddings=embeddings,
+                text_embeddings=text, **sequence.rows()))
             if cut is not None:
                 sequence = sequence.cut(cut)
         return sequence

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,7 @@ from fastdrive_ros.runtime.bundle import golden_history
 from fastdrive_ros.runtime.bundle import golden_images
 from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.engine import layer_graphs
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -50,8 +53,8 @@ def check_golden(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport:
     """
     Run every engine once on the golden inputs; EngineError with the figures when one is off.
 
-    Each graph gets recorded inputs, not its neighbour's outputs, so a figure blames one graph.
-    It is also the engines' warm-up.
+    Each graph gets recorded inputs, not its neighbour's outputs, so a figure blames one graph;
+    only the planner in pieces is checked as a whole. It is also the engines' warm-up.
     """
     with np.load(bundle.path / bundle.manifest['golden']['file']) as archive:
         golden = dict(archive)
@@ -62,11 +65,10 @@ def check_golden(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport:
         'camera_present': np.ones(len(bundle.cameras), bool),
         'num_kept_tokens': np.array(bundle.manifest['golden']['num_kept_tokens'], np.int64),
     }
-    if 'vision_encoder' in engines:
-        out = engines['vision_encoder'].run({'images': images})
-        errors['vision_encoder.visual_tokens'] = _relative_l2(
-            out['visual_tokens'], golden['visual_tokens']
-        )
+    for graph in ('vision_encoder', 'vision_attention'):
+        if graph in engines:
+            out = engines[graph].run({'images': images})
+            errors |= _vision_errors(graph, out, golden)
     for graph, feed in (
         ('recon_pruner', {'visual_tokens': golden['visual_tokens']}),
         ('perception', {'images': images}),
@@ -78,12 +80,7 @@ def check_golden(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport:
             recorded = golden['visual_tokens'].take(out['kept_indices'], axis=0, mode='clip')
             errors[f'{graph}.kept_tokens'] = _relative_l2(out['kept_tokens'], recorded)
             overlap[graph] = np.isin(golden['kept_indices'], out['kept_indices']).mean().item()
-    if 'planner' in engines:
-        out = engines['planner'].run(_planner_feeds(bundle, golden))
-        difference = np.abs(out['waypoint_residuals'] - golden['waypoint_residuals'])
-        # Never relative to less than a metre: an untrained planner's residuals are all zero.
-        largest = max(1.0, np.abs(golden['waypoint_residuals']).max().item())
-        errors['planner.waypoint_residuals'] = difference.max().item() / largest
+    errors |= _planner_errors(bundle, engines, golden)
     tolerance = bundle.manifest['golden']['tolerance']
     report = GoldenReport(errors, overlap, tolerance['relative_l2'], tolerance['kept_overlap'])
     if not report.passed:
@@ -93,6 +90,64 @@ def check_golden(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport:
             '`fastdrive export`.'
         )
     return report
+
+
+def run_layers(
+    run: Callable[[str, Arrays], Arrays], layers: Sequence[str], feeds: Arrays, num_waypoints: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Run planner_embed, every layer and planner_output after one another, with nothing pruned.
+
+    Returns waypoint residuals (T, 3), which are planner.onnx's, and what every row received of
+    the others' attention in each layer, (layers, S).
+    """
+    out = run('planner_embed', feeds)
+    hidden, slots, received = out['hidden'], out['slots'], []
+    for layer in layers:
+        out = run(layer, {'hidden': hidden, 'slots': slots})
+        hidden = out['next_hidden']
+        received.append(out['attention'].mean(axis=0))
+    residuals = run('planner_output', {
+        'hidden': hidden[-num_waypoints:], 'ego_history': feeds['ego_history'],
+    })
+    return residuals['waypoint_residuals'], np.stack(received)
+
+
+def golden_of_vision(out: Arrays) -> dict[str, np.ndarray]:
+    """Return what is recorded of vision_attention's outputs: features only by their length."""
+    return {'attention': out['attention'],
+            'feature_norms': np.linalg.norm(out['features'], axis=1)}
+
+
+def _vision_errors(graph: str, out: Arrays, golden: Arrays) -> dict[str, float]:
+    found = {'visual_tokens': out['visual_tokens']}
+    if 'attention' in out:
+        found |= golden_of_vision(out)
+    return {f'{graph}.{name}': _relative_l2(value, golden[name]) for name, value in found.items()}
+
+
+def _planner_errors(
+    bundle: Bundle, engines: Mapping[str, Engine], golden: Arrays
+) -> dict[str, float]:
+    feeds, errors = _planner_feeds(bundle, golden), {}
+    if 'planner' in engines:
+        residuals = engines['planner'].run(feeds)['waypoint_residuals']
+        errors['planner.waypoint_residuals'] = _waypoint_error(residuals, golden)
+    if 'planner_embed' in engines:
+        residuals, attention = run_layers(
+            lambda graph, inputs: engines[graph].run(inputs), layer_graphs(engines), feeds,
+            bundle.planner['num_waypoints'],
+        )
+        errors['planner_layers.waypoint_residuals'] = _waypoint_error(residuals, golden)
+        errors['planner_layers.attention'] = _relative_l2(attention, golden['layer_attention'])
+    return errors
+
+
+def _waypoint_error(residuals: np.ndarray, golden: Arrays) -> float:
+    expected = golden['waypoint_residuals']
+    # Never relative to less than a metre: an untrained planner's residuals are all zero.
+    largest = max(1.0, np.abs(expected).max().item())
+    return np.abs(residuals - expected).max().item() / largest
 
 
 def _planner_feeds(bundle: Bundle, golden: Arrays) -> Arrays:

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 _DESCRIPTION = """\
-Make a model bundle: four ONNX graphs, tokenizer, golden outputs and a manifest.
+Make a model bundle: ONNX graphs, tokenizer, golden outputs and a manifest.
 
 The checkpoint is a Hugging Face folder of Qwen2_5_VLForConditionalGeneration, of any size. With
 a waypoint_head.safetensors in it the bundle has that head, without one an untrained head that
@@ -59,6 +59,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument('--name', help="the model's name (default: the name of the out folder)")
     parser.add_argument(
+        '--rivals', action='store_true',
+        help='write the graphs, too, that the methods fastv, sparsevlm, vla_pruner, efficientvla '
+        'and vispruner look into: attention maps, single language layers',
+    )
+    parser.add_argument(
         '--force', action='store_true', help='replace the bundle that is at --out already'
     )
     parser.set_defaults(run=run)
@@ -82,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             cameras=tuple(args.cameras or NUSCENES_CAMERAS),
             height=args.height,
             width=args.width,
+            rivals=args.rivals,
             force=args.force,
         ),
         lambda line: print(line, flush=True),
