@@ -40,6 +40,8 @@ class Assembly:
 
     bundle: Bundle
     loaded: LoadedEngines
+    method: str
+    """The pruning method."""
     pipeline: Pipeline
     synchronizer: FrameSynchronizer
     ego: EgoBuffer
@@ -112,6 +114,6 @@ def build_pipeline(settings: Mapping[str, Any],
         loaded.engines,
         bundle.tokens_per_camera,
         pipeline_settings(settings))
-    return Assembly(bundle, loaded, pipeline,
+    return Assembly(bundle, loaded, method, pipeline,
                     FrameSynchronizer(bundle.cameras, sync_config(settings)),
                     EgoBuffer(ego_config(settings, bundle)))

@@ -24,8 +24,8 @@ from launch_ros.parameter_descriptions import ParameterValue
 CONFIG = Path(__file__).parent.parent / 'config'
 BOOLEANS = ['true', 'false']
 # Arguments that are ROS parameters of the same name.
-PARAMETER_ARGUMENTS = ('bundle', 'backend', 'image_transport', 'output_frame', 'keep_ratio',
-                       'use_sim_time', 'autostart')
+PARAMETER_ARGUMENTS = ('bundle', 'backend', 'image_transport', 'output_frame', 'pruner',
+                       'keep_ratio', 'use_sim_time', 'autostart')
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -47,6 +47,10 @@ def generate_launch_description() -> LaunchDescription:
             'backend', default_value='',
             choices=['', 'auto', 'onnxruntime', 'tensorrt', 'tensorrt_rtx'],
             description='What runs the model; empty: as in params_file'),
+        DeclareLaunchArgument(
+            'pruner', default_value='',
+            description='How visual tokens are chosen (README, Parameters); empty: as in '
+                        'params_file'),
         DeclareLaunchArgument(
             'keep_ratio', default_value='',
             description='Share of visual tokens to keep, 0.01 to 1; empty: as in params_file'),
@@ -86,7 +90,7 @@ def _start(context: LaunchContext) -> list[Node]:
     chosen = context.launch_configurations
     # None: by YAML's rules; the node checks type and range and names the parameter.
     given = {name: ParameterValue(LaunchConfiguration(name),
-                                  value_type=str if name == 'bundle' else None)
+                                  value_type=str if name in ('bundle', 'pruner') else None)
              for name in PARAMETER_ARGUMENTS if chosen[name]}
     params_file = Path(chosen['params_file']).expanduser()
     if not params_file.is_file():

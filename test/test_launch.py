@@ -63,7 +63,8 @@ def test_every_argument_has_a_description(name: str):
 
 def test_replay_takes_the_planner_s_arguments_too():
     names = {argument.name for argument in describe('replay.launch.py').get_launch_arguments()}
-    assert names >= {'bag', 'rate', 'loop', 'preset', 'keep_ratio', 'rviz', 'fastdds_profile'}
+    assert names >= {'bag', 'rate', 'loop', 'preset', 'pruner', 'keep_ratio', 'rviz',
+                     'fastdds_profile'}
 
 
 def test_the_simulator_takes_the_planner_s_arguments_too():

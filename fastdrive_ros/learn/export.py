@@ -276,6 +276,7 @@ def _manifest(
             'head': 'waypoint_queries', 'num_waypoints': head.num_waypoints, 'dt_s': head.dt_s,
             'history_steps': head.history_steps, 'history_dt_s': head.history_dt_s,
             'ego_features': list(EGO_FEATURES), 'prompt': model.prompt.text,
+            'num_rows': len(model.planner.cos_table),
             'trained': head.trained,
         },
         'training': f'Pruner: {pruner.training}. Planner: {head.training}.',

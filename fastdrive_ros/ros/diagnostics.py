@@ -179,7 +179,8 @@ class Diagnostics:
         patience_s = max(_SILENT_AFTER_S, 3 * self._interval_s)
         if last is None or time.monotonic() - self._last_done_s > patience_s:
             return 'planning', ERROR, _why_silent(cameras, odometry), values
-        values |= {'kept_tokens': len(last.kept.indices) if last.kept else 0,
+        values |= {'pruner': last.kept.method if last.kept else '',
+                   'kept_tokens': len(last.kept.indices) if last.kept else 0,
                    'total_tokens': last.num_tokens, 'frame_age_ms': last.frame_age_ms,
                    'missing_cameras': ', '.join(last.missing)}
         if last.refusal:

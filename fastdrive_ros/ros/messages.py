@@ -13,11 +13,13 @@ import math
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from fastdrive_ros.core.pruning import kept_per_camera
 from fastdrive_ros.core.trajectory import to_frame
 from fastdrive_ros.core.types import PlanResult
 
@@ -105,6 +107,15 @@ def make_status(classes: MessageClasses, name: str, level: int, message: str,
         values=[key_value(key=key, value=text) for key, text in texts.items()])
 
 
+def kept_by_camera(result: PlanResult, cameras: Sequence[str],
+                   tokens_per_camera: int) -> dict[str, int]:
+    """Return {'kept_tokens.CAM_FRONT': count, ...} for ``cycle_message``."""
+    if result.kept is None:
+        return {}
+    counts = kept_per_camera(result.kept.indices, cameras, tokens_per_camera)
+    return {f'kept_tokens.{camera}': count for camera, count in counts.items()}
+
+
 def cycle_message(classes: MessageClasses, result: PlanResult, stage_ms: Mapping[str, float],
                   extra: Mapping[str, Any], hardware_id: str) -> Any:
     """
@@ -124,6 +135,7 @@ def cycle_message(classes: MessageClasses, result: PlanResult, stage_ms: Mapping
         'frame_age_ms': result.frame_age_ms,
         'kept_tokens': len(result.kept.indices) if result.kept else 0,
         'total_tokens': result.num_tokens,
+        'pruner': result.kept.method if result.kept else '',
         'missing_cameras': ', '.join(result.missing),
         'refusal': result.refusal.reason if result.refusal else '',
         **{f'frame_error.{camera}': f'{error.reason}: {error}'

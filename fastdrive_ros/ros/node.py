@@ -37,6 +37,7 @@ from fastdrive_ros.assemble import ego_config
 from fastdrive_ros.assemble import pipeline_settings
 from fastdrive_ros.config import ConfigError
 from fastdrive_ros.config import check_required_cameras
+from fastdrive_ros.config import pruning_method
 from fastdrive_ros.config import sync_config
 from fastdrive_ros.core.decode import decoder_name
 from fastdrive_ros.core.types import FrameSet
@@ -46,6 +47,7 @@ from fastdrive_ros.ros.diagnostics import Diagnostics
 from fastdrive_ros.ros.inputs import Inputs
 from fastdrive_ros.ros.messages import ERROR
 from fastdrive_ros.ros.messages import WARN
+from fastdrive_ros.ros.messages import kept_by_camera
 from fastdrive_ros.ros.messages import make_header
 from fastdrive_ros.ros.messages import make_status
 from fastdrive_ros.ros.messages import ros_classes
@@ -194,13 +196,15 @@ class PlannerNode(LifecycleNode):
             'publish': (done_ns - published_from_ns) / 1e6,
             'end_to_end': (done_ns - frame_set.first_arrival_ns) / 1e6}
         processing_ms = (done_ns - started_ns) / 1e6
+        bundle = self._assembly.bundle
         self._diagnostics.cycle_done(result, stage_ms, processing_ms)
         # Debug output comes after the plan is out and its latency is taken.
         self._outputs.publish_times(result, stage_ms, processing_ms, {
             'keep_ratio': self.settings['keep_ratio'],
             'spread_ms': frame_set.spread_ms,
             'backend': self._assembly.loaded.backend,
-            'superseded': intake.counts().sets.get('superseded', 0)})
+            'superseded': intake.counts().sets.get('superseded', 0),
+            **kept_by_camera(result, bundle.cameras, bundle.tokens_per_camera)})
         self._outputs.publish_debug(result)
         if result.refusal:
             self.get_logger().warning(f'no plan: {result.refusal.reason}: {result.refusal.detail}',
@@ -240,6 +244,7 @@ class PlannerNode(LifecycleNode):
                                         configured=self._assembly is not None)
             if self._assembly:
                 check_required_cameras(settings, self._assembly.bundle.cameras)
+                pruning_method(settings, self._assembly.bundle.pruner_method)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self.settings = settings
@@ -286,9 +291,10 @@ class PlannerNode(LifecycleNode):
         self._diagnostics.loaded({
             'bundle': bundle.name, 'bundle_path': bundle.path, 'trained': bundle.trained,
             'backend': loaded.backend, 'backend_reason': loaded.reason, 'device': loaded.device,
-            'precision': bundle.precision, 'jpeg_decoder': decoder_name()})
-        self.get_logger().info(f'bundle {bundle.name} ({bundle.path}) on {loaded.backend}: '
-                               f'{loaded.reason}')
+            'precision': bundle.precision, 'pruner': assembly.method,
+            'jpeg_decoder': decoder_name()})
+        self.get_logger().info(f'bundle {bundle.name} ({bundle.path}), pruner {assembly.method}, '
+                               f'on {loaded.backend}: {loaded.reason}')
         if not bundle.trained:
             self.get_logger().warning('this bundle is untrained: it plans kinematic extrapolation '
                                       'and keeps arbitrary tokens. Not for driving.')

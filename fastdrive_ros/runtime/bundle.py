@@ -145,6 +145,12 @@ class Bundle:
         section = self._graph(graph)
         return _specs(section['inputs']), _specs(section['outputs'])
 
+    def max_free_size(self, graph: str) -> int:
+        """Return what a graph's free dimensions grow to: N tokens, or all of the model's rows."""
+        inputs, outputs = self.graph_specs(graph)
+        has_rows = any('S' in spec.shape for spec in (*inputs, *outputs))
+        return self.planner['num_rows'] if has_rows else self.num_tokens
+
     def graph_sha256(self, graph: str) -> str:
         """Return one sha256 over a graph's ONNX file and the data files that it references."""
         path = self.graph_path(graph)

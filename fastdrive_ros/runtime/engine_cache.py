@@ -50,7 +50,7 @@ class EngineKey:
     """Major * 10 + minor of the GPU, for example 86."""
     precision: str
     max_tokens: int
-    """The optimization profile: K runs from 1 to this."""
+    """The optimization profile: K (in graphs of single layers S) runs from 1 to this."""
 
     @property
     def sha256(self) -> str:
@@ -86,7 +86,7 @@ def bundle_key(bundle: Bundle, graph: str, backend: str, compute_capability: int
         backend_version=import_tensorrt(backend).__version__,
         compute_capability=compute_capability,
         precision=bundle.precision,
-        max_tokens=bundle.num_tokens,
+        max_tokens=bundle.max_free_size(graph),
     )
 
 

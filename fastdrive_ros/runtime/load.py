@@ -183,7 +183,7 @@ def _load_trt(
             path,
             bundle.graph_specs(graph),
             backend=backend,
-            max_tokens=bundle.num_tokens,
+            max_tokens=bundle.max_free_size(graph),
             cuda=cuda,
         )
 

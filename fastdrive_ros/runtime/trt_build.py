@@ -60,7 +60,7 @@ def build_engine_file(
     """
     Build the engine of ``onnx_path`` and write it to ``engine_path``.
 
-    ``max_tokens`` is N, the largest K. ``compute_capability`` (86, ...) names the target GPU,
+    ``max_tokens`` is the largest K (or S). ``compute_capability`` (86, ...) names the target GPU,
     which only TensorRT-RTX can build for without having it; None means this machine's GPU.
     """
     trt = import_tensorrt(backend)

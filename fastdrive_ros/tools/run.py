@@ -27,6 +27,7 @@ from fastdrive_ros.config import check_settings
 from fastdrive_ros.core.latency import LatencyWindow
 from fastdrive_ros.ros.messages import bag_classes
 from fastdrive_ros.ros.messages import cycle_message
+from fastdrive_ros.ros.messages import kept_by_camera
 from fastdrive_ros.ros.messages import path_message
 from fastdrive_ros.tools.appearing import appearing
 from fastdrive_ros.tools.offline import Cycle
@@ -99,6 +100,7 @@ def drive_to(folder: Path, bag: Bag, assembly: Assembly, settings: Mapping[str, 
                    'sha256': {graph: bundle.graph_sha256(graph)
                               for graph in bundle.manifest['graphs']}},
         'backend': assembly.loaded.backend,
+        'pruner': assembly.method,
         'settings': dict(settings),
         'summary': _summary(cycles, assembly, drive, latency),
         'cycles': cycles,
@@ -143,14 +145,15 @@ def _summary(cycles: list[dict[str, Any]], assembly: Assembly, drive: OfflineDri
 
 def _write_messages(writer: BagWriter, cycle: Cycle, assembly: Assembly,
                     settings: Mapping[str, Any]) -> None:
-    classes = bag_classes(typestore())
+    classes, bundle = bag_classes(typestore()), assembly.bundle
     if cycle.result.trajectory is not None:
         writer.write(TRAJECTORY_TOPIC, 'nav_msgs/msg/Path', cycle.log_ns,
                      path_message(classes, cycle.result, settings['output_frame']))
     writer.write(CYCLE_TOPIC, 'diagnostic_msgs/msg/DiagnosticArray', cycle.log_ns, cycle_message(
         classes, cycle.result, cycle.stage_ms,
         {'keep_ratio': settings['keep_ratio'], 'spread_ms': cycle.frame_set.spread_ms,
-         'backend': assembly.loaded.backend}, _HARDWARE_ID))
+         'backend': assembly.loaded.backend,
+         **kept_by_camera(cycle.result, bundle.cameras, bundle.tokens_per_camera)}, _HARDWARE_ID))
 
 
 def _check_out(out: Path, force: bool) -> None:
@@ -196,7 +199,8 @@ def _print(report: Mapping[str, Any], out: Path) -> None:
         for reason, count in reasons.items():
             print(f'  dropped {count} of {source}: {reason}')
     bundle = report['bundle']
-    print_latency(f"latency, {bundle['name']} on {report['backend']} (sync is bag time)",
+    print_latency(f"latency, {bundle['name']} with pruner {report['pruner']} on "
+                  f"{report['backend']} (sync is bag time)",
                   summary['latency_ms'])
     if not bundle['trained']:
         print(f"note: bundle {bundle['name']} is untrained, its plans are kinematic extrapolation")
