@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tiny_bundle import write_tiny_bundle
+from tiny_rivals import write_tiny_rivals
 
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import load_bundle
@@ -18,6 +19,12 @@ from fastdrive_ros.runtime.bundle import load_bundle
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A complete real bundle of tiny graphs (sizes: tiny_bundle.py); do not alter its files."""
     return write_tiny_bundle(tmp_path_factory.mktemp('bundles') / 'tiny')
+
+
+@pytest.fixture(scope='session')
+def rival_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with the graphs of --rivals (tiny_rivals.py); do not alter its files."""
+    return write_tiny_rivals(tmp_path_factory.mktemp('bundles') / 'rivals')
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ pooled two-layer network; selection, masking and order are those of the real pru
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import golden_history
 from fastdrive_ros.runtime.bundle import golden_images
 from fastdrive_ros.runtime.bundle import write_bundle
+from fastdrive_ros.runtime.engine import layer_graphs
+from fastdrive_ros.runtime.golden import golden_of_vision
+from fastdrive_ros.runtime.golden import run_layers
 from fastdrive_ros.runtime.onnx_file import onnx_specs
 
 CAMERAS = (
@@ -46,17 +50,30 @@ HISTORY_STEPS = 4
 NUM_WAYPOINTS = 6
 NUM_KEPT = 12
 
+Value = tuple[str, int, list[Any]]
+"""Name, ONNX type and shape of a graph's input or output."""
+
 
 def write_tiny_bundle(path: Path, seed: int = 7) -> Bundle:
     """Write the tiny bundle to ``path`` as `fastdrive export` writes a real one."""
-    partial = path.with_name(path.name + '.partial')
-    partial.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    models = {
+    return write_models(path, tiny_models(np.random.default_rng(seed)))
+
+
+def tiny_models(rng: np.random.Generator) -> dict[str, onnx.ModelProto]:
+    """Return the graphs by name, without the fused one."""
+    return {
         'vision_encoder': _vision_encoder(rng),
         'recon_pruner': _recon_pruner(rng),
         'planner': _planner(rng),
     }
+
+
+def write_models(
+    path: Path, models: Mapping[str, onnx.ModelProto], **planner: Any
+) -> Bundle:
+    """Write graphs, fuse two of them, run all for the golden outputs; ``planner``: more facts."""
+    partial = path.with_name(path.name + '.partial')
+    partial.mkdir(parents=True)
     for graph, model in models.items():
         onnx.save_model(
             model,
@@ -67,12 +84,12 @@ def write_tiny_bundle(path: Path, seed: int = 7) -> Bundle:
         )
     _write_perception(partial)
     _write_golden(partial)
-    return write_bundle(path, _manifest(partial))
+    return write_bundle(path, _manifest(partial, [*models, 'perception'], planner))
 
 
 def _vision_encoder(rng: np.random.Generator) -> onnx.ModelProto:
     weight = rng.normal(0.0, 0.1, (HIDDEN_SIZE, 3, PATCH, PATCH)).astype(np.float32)
-    return _model(
+    return make_model(
         [
             helper.make_node('Cast', ['images'], ['pixels'], to=TensorProto.FLOAT),
             helper.make_node('Mul', ['pixels', 'scale'], ['scaled']),
@@ -92,7 +109,7 @@ def _vision_encoder(rng: np.random.Generator) -> onnx.ModelProto:
 
 
 def _recon_pruner(rng: np.random.Generator) -> onnx.ModelProto:
-    return _model(
+    return make_model(
         [
             helper.make_node('MatMul', ['visual_tokens', 'score_weight'], ['raw_scores']),
             helper.make_node('Gather', ['camera_present', 'token_camera'], ['token_present']),
@@ -127,7 +144,7 @@ def _recon_pruner(rng: np.random.Generator) -> onnx.ModelProto:
 
 def _planner(rng: np.random.Generator) -> onnx.ModelProto:
     ego_size = HISTORY_STEPS * len(EGO_FEATURES)
-    return _model(
+    return make_model(
         [
             helper.make_node('Gather', ['positions', 'kept_indices'], ['kept_positions']),
             helper.make_node('Add', ['kept_tokens', 'kept_positions'], ['placed']),
@@ -156,12 +173,13 @@ def _planner(rng: np.random.Generator) -> onnx.ModelProto:
     )
 
 
-def _model(
+def make_model(
     nodes: list[onnx.NodeProto],
     constants: Mapping[str, np.ndarray],
-    inputs: list[tuple[str, int, list[Any]]],
-    outputs: list[tuple[str, int, list[Any]]],
+    inputs: list[Value],
+    outputs: list[Value],
 ) -> onnx.ModelProto:
+    """Return a checked model of these nodes."""
     graph = helper.make_graph(
         nodes,
         'tiny',
@@ -200,26 +218,29 @@ def _write_golden(partial: Path) -> None:
             'num_kept_tokens': np.array(NUM_KEPT, np.int64),
         },
     )
-    planned = run(
-        'planner',
-        {
-            'kept_tokens': kept['kept_tokens'],
-            'kept_indices': kept['kept_indices'],
-            'ego_history': golden_history(HISTORY_STEPS),
-        },
-    )
-    np.savez(
-        partial / 'golden.npz',
-        visual_tokens=encoded['visual_tokens'],
-        scores=kept['scores'],
-        kept_indices=kept['kept_indices'],
-        waypoint_residuals=planned['waypoint_residuals'],
-    )
+    feeds = {
+        'kept_tokens': kept['kept_tokens'],
+        'kept_indices': kept['kept_indices'],
+        'ego_history': golden_history(HISTORY_STEPS),
+    }
+    golden = {
+        'visual_tokens': encoded['visual_tokens'],
+        'scores': kept['scores'],
+        'kept_indices': kept['kept_indices'],
+        'waypoint_residuals': run('planner', feeds)['waypoint_residuals'],
+    }
+    if layers := layer_graphs(path.stem for path in partial.glob('*.onnx')):
+        _, golden['layer_attention'] = run_layers(run, layers, feeds, NUM_WAYPOINTS)
+        golden |= golden_of_vision(run('vision_attention', {'images': golden_images(
+            len(CAMERAS), HEIGHT, WIDTH)}))
+    np.savez(partial / 'golden.npz', **golden)
 
 
-def _manifest(partial: Path) -> dict[str, Any]:
+def _manifest(
+    partial: Path, names: Sequence[str], planner: Mapping[str, Any]
+) -> dict[str, Any]:
     graphs = {}
-    for graph in ('vision_encoder', 'recon_pruner', 'perception', 'planner'):
+    for graph in names:
         inputs, outputs = onnx_specs(partial / f'{graph}.onnx')
         graphs[graph] = {
             'file': f'{graph}.onnx',
@@ -251,6 +272,7 @@ def _manifest(partial: Path) -> dict[str, Any]:
             'ego_features': list(EGO_FEATURES),
             'prompt': '',
             'trained': False,
+            **planner,
         },
         'training': 'Not trained: random weights for tests.',
         'graphs': graphs,
