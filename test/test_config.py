@@ -24,6 +24,7 @@ from fastdrive_ros.config import check_settings
 from fastdrive_ros.config import find_parameter
 from fastdrive_ros.config import gate_limits
 from fastdrive_ros.config import preset_names
+from fastdrive_ros.config import pruning_method
 from fastdrive_ros.config import read_params_file
 from fastdrive_ros.config import read_preset
 from fastdrive_ros.config import share_dir
@@ -79,6 +80,7 @@ def test_a_whole_number_is_a_float_where_a_float_is_wanted():
     ('num_threads', True, r"'num_threads' must be a int, found True \(bool\)"),
     ('fuse_perception', 1, r"'fuse_perception' must be a bool, found 1 \(int\)"),
     ('backend', 'cuda', r"'backend' must be one of auto, onnxruntime, .*, found 'cuda'"),
+    ('pruner', 'fastvlm', r"'pruner' must be one of none, random, .*, found 'fastvlm'"),
     ('image_transport', 'theora', r"'image_transport' must be one of compressed, raw, found"),
     ('sync.required_cameras', 'CAM_FRONT', r"must be a list, found 'CAM_FRONT'"),
     ('odometry_topic', None, r"'odometry_topic' must be a str, found None"),
@@ -163,6 +165,30 @@ def test_a_file_that_is_no_parameter_file_is_refused(tmp_path: Path, text: str, 
 def test_a_missing_parameter_file_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r'cannot read .*none\.yaml: .*No such file'):
         read_params_file(tmp_path / 'none.yaml')
+
+
+@pytest.mark.parametrize(('given', 'method'), [
+    ({}, 'recon'), ({'pruner': 'fastv'}, 'fastv'),
+    ({'fuse_perception': True}, 'recon'), ({'camera_floor': 0.5}, 'recon'),
+    ({'pruner': 'divprune', 'camera_floor': 1.0}, 'divprune'),
+])
+def test_the_pruner_is_the_bundle_s_own_unless_set(given: dict[str, Any], method: str):
+    assert pruning_method(check_settings(given), 'recon') == method
+
+
+@pytest.mark.parametrize(('given', 'own', 'message'), [
+    ({}, 'magic', "the bundle's own pruner is 'magic', this version has none, random, .*: set"),
+    ({'pruner': 'random', 'fuse_perception': True}, 'recon',
+     "'fuse_perception' joins .* but the pruner is 'random': set 'fuse_perception' to false"),
+    ({'fuse_perception': True}, 'fastv', "the pruner is 'fastv'"),
+    ({'fuse_perception': True, 'camera_floor': 0.5}, 'recon',
+     "chosen with 'fuse_perception' .*'camera_floor' must be 0, found 0.5, or set 'fuse_perc"),
+    ({'pruner': 'sparsevlm', 'camera_floor': 1}, 'recon',
+     "chosen by 'sparsevlm', inside the language model, over .* must be 0, found 1$"),
+])
+def test_what_a_pruner_cannot_go_with_is_refused(given: dict[str, Any], own: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        pruning_method(check_settings(given), own)
 
 
 def test_the_checkout_is_its_own_share_folder():

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from fastdrive_ros.planners import planner_graphs
 from fastdrive_ros.runtime import load
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import BundleError
@@ -69,6 +71,32 @@ def test_an_unknown_backend(tiny_bundle: Bundle) -> None:
 def test_a_graph_the_bundle_lacks_is_not_blamed_on_the_backend(tiny_bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="no graph 'decoder'"):
         load_engines(tiny_bundle, backend='onnxruntime', graphs=('decoder',))
+
+
+def test_the_planner_in_pieces_is_checked_as_a_whole(rival_bundle: Bundle) -> None:
+    graphs = ('vision_attention', *planner_graphs('fastv', rival_bundle.manifest['graphs']))
+    loaded = load_engines(rival_bundle, backend='onnxruntime', graphs=graphs)
+    assert set(loaded.golden.errors) == {
+        'vision_attention.visual_tokens', 'vision_attention.attention',
+        'vision_attention.feature_norms', 'planner_layers.waypoint_residuals',
+        'planner_layers.attention',
+    }
+
+
+@pytest.mark.parametrize(('name', 'graph'), [
+    ('attention', 'vision_attention'), ('feature_norms', 'vision_attention'),
+    ('layer_attention', 'planner_layers'), ('waypoint_residuals', 'planner_layers'),
+])
+def test_other_attention_is_refused(
+    rival_bundle: Bundle, tmp_path: Path, name: str, graph: str
+) -> None:
+    bundle = load_bundle(shutil.copytree(rival_bundle.path, tmp_path / 'rivals'))
+    with np.load(bundle.path / 'golden.npz') as archive:
+        bundle = _with_golden(bundle, **{name: archive[name] + np.float32(0.1)})
+    graphs = ('vision_attention', *planner_graphs('fastv', bundle.manifest['graphs']))
+    quantity = name.removeprefix('layer_')
+    with pytest.raises(EngineError, match=rf'golden.*{graph}\.{quantity} \d'):
+        load_engines(bundle, backend='onnxruntime', graphs=graphs)
 
 
 def _with_golden(bundle: Bundle, **changes: np.ndarray) -> Bundle:

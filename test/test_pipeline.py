@@ -19,7 +19,9 @@ from fastdrive_ros.assemble import build_pipeline
 from fastdrive_ros.config import check_settings
 from fastdrive_ros.core.types import PlanResult
 from fastdrive_ros.planners import PlannerOutput
+from fastdrive_ros.pruners import METHODS
 from fastdrive_ros.runtime.bundle import Bundle
+from fastdrive_ros.runtime.bundle import BundleError
 from fastdrive_ros.runtime.engine import EngineError
 
 CUT = make_jpeg()[:300]
@@ -193,3 +195,40 @@ def test_fused_and_split_perception_agree(tiny_bundle: Bundle, assembly: Assembl
     np.testing.assert_array_equal(result.kept.indices, split.kept.indices)
     np.testing.assert_allclose(result.trajectory.waypoints, split.trajectory.waypoints, atol=1e-5)
     assert 'prune' not in result.stage_ms
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_every_method_plans_and_says_that_it_did(rival_bundle: Bundle, assembly: Assembly,
+                                                 method: str) -> None:
+    built = build_pipeline(check_settings({
+        'bundle': str(rival_bundle.path), 'backend': 'onnxruntime', 'pruner': method}))
+    try:
+        result = built.pipeline.run(make_set(built.bundle.cameras, missing=('CAM_BACK',)),
+                                    assembly.ego.at, lambda: T0_NS)
+    finally:
+        built.pipeline.close()
+    assert built.method == result.kept.method == method
+    assert result.trajectory is not None
+    assert len(result.kept.indices) == len(result.kept.tokens) == (40 if method == 'none' else 20)
+    assert not np.any(result.kept.indices // 8 == built.bundle.cameras.index('CAM_BACK'))
+
+
+@pytest.mark.parametrize('method', ['fastv', 'vispruner'])
+def test_a_method_without_its_graphs_is_refused_at_the_start(
+        tiny_bundle: Bundle, method: str) -> None:
+    lacking = {'fastv': 'planner_embed, planner_layer_00, planner_output',
+               'vispruner': 'vision_attention'}[method]
+    with pytest.raises(BundleError, match=f"pruner '{method}' needs the graphs {lacking}, .* has "
+                                          'vision_encoder, .*fastdrive export --rivals'):
+        build_pipeline(check_settings({'bundle': str(tiny_bundle.path), 'pruner': method}))
+
+
+def test_the_camera_floor_changes_from_one_cycle_to_the_next(assembly: Assembly) -> None:
+    pipeline, settings = assembly.pipeline, assembly.pipeline.settings
+    uneven = np.bincount(run(assembly).kept.indices // 8, minlength=6)
+    pipeline.settings = replace(settings, camera_floor=1.0)
+    try:
+        even = np.bincount(run(assembly).kept.indices // 8, minlength=6)
+    finally:
+        pipeline.settings = settings
+    assert even.tolist() == [4] * 6 != uneven.tolist()
