@@ -1,6 +1,6 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The loop and the planner's task: interrupted or not, the same weights; what is saved can plan."""
+"""The loop and the planner's task: interrupted or not, the same weights, which can plan."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 from make_training import CAMERAS
 from make_training import write_training_data
 
-torch = pytest.importorskip('torch', reason="training needs the extra [train]")
-pytest.importorskip('accelerate', reason="training needs the extra [train]")
-pytest.importorskip('pyarrow', reason="datasets need the extra [data]")
+torch = pytest.importorskip('torch', reason='training needs the extra [train]')
+pytest.importorskip('accelerate', reason='training needs the extra [train]')
+pytest.importorskip('pyarrow', reason='datasets need the extra [data]')
 
 from tiny_checkpoint import write_checkpoint
 
@@ -33,12 +33,16 @@ from fastdrive_ros.learn.loop import LoopConfig
 from fastdrive_ros.learn.loop import Stopped
 from fastdrive_ros.learn.loop import learning_rate
 from fastdrive_ros.learn.loop import read_metrics
-from fastdrive_ros.learn.loop import trained_weights
 from fastdrive_ros.learn.loop import train
 from fastdrive_ros.learn.planner_task import PlannerTask
 from fastdrive_ros.learn.planner_training import PlannerTrainingConfig
 from fastdrive_ros.learn.planner_training import class_shares
 from fastdrive_ros.learn.planner_training import extrapolation
+from fastdrive_ros.learn.planner_training import fit_prior
+from fastdrive_ros.learn.planner_training import way_loss
+from fastdrive_ros.learn.samples import FrameSamples
+from fastdrive_ros.learn.samples import SampleShape
+from fastdrive_ros.learn.samples import read_ways
 from fastdrive_ros.tools.recipe import read_recipe
 
 LOOP = LoopConfig(steps=6, batch_size=2, warmup_steps=2, precision='fp32', num_workers=0,
@@ -58,13 +62,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_task(checkpoint: Path, data: Path, loop: LoopConfig = LOOP, **config) -> PlannerTask:
     torch.manual_seed(0)  # the helpers' weights
-    return PlannerTask(checkpoint, data, CAMERAS, 56, 112, PlannerTrainingConfig(**config), loop)
+    config = PlannerTrainingConfig(**{'prior_steps': 20, **config})
+    return PlannerTask(checkpoint, data, CAMERAS, 56, 112, config, loop)
 
 
 def run(task: PlannerTask, out: Path, loop: LoopConfig = LOOP,
         on_step: Callable[[int, str], None] = lambda step, note: None) -> dict[str, torch.Tensor]:
     train(task, loop, out, on_step, print)
-    return {name: value.clone() for name, value in trained_weights(task.model).items()}
+    return {name: value.detach().clone() for name, value in task.weights().items()}
 
 
 def interrupt_at(wanted: int) -> Callable[[int, str], None]:
@@ -126,8 +131,9 @@ def test_the_trained_checkpoint_loads_says_so_and_plans(
     task.model.eval()
     with torch.no_grad():
         tokens = task.model.encode(batch['images'])
-        expected = task.model.planner.head.output(
-            task.model.query_states(tokens, batch['ego_history']))
+        head = task.model.planner.head
+        expected = head.output(task.model.query_states(tokens, batch['ego_history']))
+        expected = expected + head.prior(batch['ego_history'])
         found = [made.planner(made.vision(batch['images'][i]), torch.arange(16),
                               batch['ego_history'][i]) for i in (0, 1)]
     torch.testing.assert_close(torch.stack(found), expected, atol=1e-4, rtol=1e-4)
@@ -154,7 +160,7 @@ def test_gradients_reach_the_patch_convolution(checkpoint: Path, data: Path):
 
 
 def test_steps_beyond_the_recording_do_not_count(checkpoint: Path, data: Path):
-    task = make_task(checkpoint, data, class_weight=0.0, light_weight=0.0)
+    task = make_task(checkpoint, data, class_weight=0.0, light_weight=0.0, above_weight=0.0)
     task.model.eval()
     batch = torch.utils.data.default_collate([task.samples('train', 0.0)[i] for i in (0, 1)])
     before = task.model(batch)['loss']
@@ -162,6 +168,39 @@ def test_steps_beyond_the_recording_do_not_count(checkpoint: Path, data: Path):
     masked = task.model(batch)['loss']
     batch['waypoints'][1, 3:] = 1e6
     assert task.model(batch)['loss'] == masked != before
+
+
+def test_the_prior_learns_the_way_from_odometry_alone(checkpoint: Path, data: Path):
+    # Every drive is the same arc: constant speed and turn rate are already right, so a way that
+    # bends twice as much is what there is to learn.
+    task = make_task(checkpoint, data, prior_steps=0)
+    ways = read_ways(data, task.shape)
+    ways['waypoints'] = 2.0 * ways['waypoints']
+    head = task.model.planner.head
+    before, _ = way_loss(head.prior(ways['ego_history']), ways, head.config, 2.0)
+    config = PlannerTrainingConfig(prior_steps=300)
+    fit_prior(head, ways, config, seed=0)
+    after, l2_m = way_loss(head.prior(ways['ego_history']), ways, head.config, 2.0)
+    assert after < 0.1 * before
+    first = [p.clone() for p in head.ego_prior.parameters()]
+    assert not any(p.requires_grad for p in head.ego_prior.parameters())
+    again = make_task(checkpoint, data, prior_steps=0).model.planner.head
+    fit_prior(again, ways, config, seed=0)
+    assert all(map(torch.equal, first, again.ego_prior.parameters()))
+
+
+def test_what_is_seen_from_above_by_hand(data: Path):
+    # make_drives: drivable columns 240 to 271 of 512 cells of 0.2 m, so 3.2 m to the left and 3 m
+    # to the right of base_link; a car 12 m ahead, a walker 8 m ahead and 4 m to the right.
+    sample = FrameSamples(data, 'train', SampleShape(CAMERAS, 56, 112))[0]
+    drivable = sample['drivable']
+    assert drivable.shape == (24, 16)
+    np.testing.assert_allclose(drivable[0, 5:11], [0, 0.6, 1, 1, 0.6, 0], atol=1e-6)
+    agents = sample['agents']
+    walker = (int((40 - 8) / 2), int((16 + 4) / 2))
+    assert agents[walker] == 1.0
+    assert agents[int((40 - 12) / 2)].max() == 1.0
+    assert agents[:10].max() == 0.0
 
 
 def test_class_shares_by_hand():

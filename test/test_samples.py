@@ -13,8 +13,8 @@ from make_drives import YAW_RATE_RADPS
 from make_training import CAMERAS
 from make_training import write_training_data
 
-pytest.importorskip('torch', reason="training needs the extra [train]")
-pytest.importorskip('pyarrow', reason="datasets need the extra [data]")
+pytest.importorskip('torch', reason='training needs the extra [train]')
+pytest.importorskip('pyarrow', reason='datasets need the extra [data]')
 
 from fastdrive_ros.core.classes import CLASSES
 from fastdrive_ros.data.records import DataError

@@ -88,6 +88,9 @@ class Task(Protocol):
     def samples(self, split: str, brightness: float) -> FrameSamples:
         """Return the frames of a split."""
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the parameters of ``model`` that a checkpoint must hold, by name."""
+
     def picture(self, batch: Batch) -> np.ndarray | None:
         """Return uint8 (H, W, 3) RGB of what the model makes of one batch, if there is any."""
 
@@ -183,7 +186,7 @@ class _Run:
         with partial.open('wb') as file:
             torch.save({
                 'step': self.step, 'window': self._window,
-                'weights': trained_weights(self._accelerator.unwrap_model(self._model)),
+                'weights': self._task.weights(),
                 'optimiser': self._optimiser.state_dict(),
             }, file)
             file.flush()

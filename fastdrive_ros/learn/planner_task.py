@@ -22,6 +22,7 @@ from fastdrive_ros.learn.checkpoint import require_whole_tokens
 from fastdrive_ros.learn.loop import Batch
 from fastdrive_ros.learn.loop import LoopConfig
 from fastdrive_ros.learn.loop import local_batch
+from fastdrive_ros.learn.loop import trained_weights
 from fastdrive_ros.learn.planner_training import PlannerTraining
 from fastdrive_ros.learn.planner_training import PlannerTrainingConfig
 from fastdrive_ros.learn.planner_training import fit_prior
@@ -73,6 +74,11 @@ class PlannerTask:
     def samples(self, split: str, brightness: float) -> FrameSamples:
         """Return the frames of a split."""
         return FrameSamples(self._data, split, self.shape, brightness)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return what is trained, and the prior, which no two fits make equal to the last bit."""
+        prior = self._head.ego_prior.named_parameters(prefix='planner.head.ego_prior')
+        return {**trained_weights(self.model), **dict(prior)}
 
     def picture(self, batch: Batch) -> np.ndarray | None:
         """Return nothing: `fastdrive visualize` shows plans."""

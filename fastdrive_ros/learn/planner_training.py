@@ -52,8 +52,9 @@ class PlannerTrainingConfig:
     """Of the encoder's class shares; 0 for an encoder that can see already."""
     light_weight: float = 0.1
     """Of the traffic light's state."""
-    above_weight: float = 0.5
-    """Of the drivable area and the road users from above."""
+    above_weight: float = 8.0
+    """Of the drivable area and the road users from above, a mean over cells: with less, the way's
+    noise drowns it and the queries do not learn to look."""
     prior_steps: int = 3000
     """Of 256 frames, to fit the prior; 0 leaves it as it is."""
     yaw_weight_m: float = 2.0
@@ -63,7 +64,7 @@ class PlannerTrainingConfig:
 
 
 class PlannerTraining(nn.Module):
-    """What the loop trains: the parts of a checkpoint, and two helpers."""
+    """What the loop trains: the parts of a checkpoint, and three helpers."""
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, head: WaypointHead,
                  prompt: Prompt, normalisation: Normalisation, image_shape: tuple[int, int, int],
@@ -174,6 +175,7 @@ def fit_prior(head: WaypointHead, ways: dict[str, torch.Tensor], config: Planner
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+    optimiser.zero_grad()  # a gradient left behind would count in every norm to come
     head.ego_prior.requires_grad_(False)
 
 

@@ -21,6 +21,7 @@ from fastdrive_ros.learn.checkpoint import read_normalisation
 from fastdrive_ros.learn.checkpoint import require_whole_tokens
 from fastdrive_ros.learn.loop import Batch
 from fastdrive_ros.learn.loop import LoopConfig
+from fastdrive_ros.learn.loop import trained_weights
 from fastdrive_ros.learn.pruner_training import PrunerTraining
 from fastdrive_ros.learn.pruner_training import PrunerTrainingConfig
 from fastdrive_ros.learn.recon_pruner import ReconPruner
@@ -61,6 +62,10 @@ class PrunerTask:
         samples = FrameSamples(self._data, split, self.shape, brightness)
         samples.require_masks()
         return samples
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return what is trained."""
+        return trained_weights(self.model)
 
     def picture(self, batch: Batch) -> np.ndarray:
         """
