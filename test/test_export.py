@@ -43,6 +43,8 @@ from fastdrive_ros.learn.waypoint_head import save_head  # noqa: E402
 from fastdrive_ros.runtime.bundle import Bundle  # noqa: E402
 from fastdrive_ros.runtime.bundle import golden_images  # noqa: E402
 from fastdrive_ros.runtime.bundle import load_bundle  # noqa: E402
+from fastdrive_ros.runtime.engine import layer_graphs  # noqa: E402
+from fastdrive_ros.runtime.load import load_engines  # noqa: E402
 from fastdrive_ros.tools.cli import main  # noqa: E402
 
 TOLERANCE = 1e-4
@@ -285,6 +287,11 @@ def test_the_command_makes_the_nano_bundle_again(
     assert (bundle.name, bundle.num_tokens, bundle.trained) == ('my_nano', 36, False)
     golden = np.load(out / 'golden.npz')
     assert np.count_nonzero(golden['waypoint_residuals']) == 0
+    assert golden['layer_attention'].shape == (4, bundle.planner['num_rows'] - 36 + 18)
+    # The single layers use the weights of planner.onnx.
+    assert not [path.name for path in out.glob('planner_*.onnx.data')]
+    loaded = load_engines(bundle, backend='onnxruntime', graphs=tuple(bundle.manifest['graphs']))
+    assert len(layer_graphs(loaded.engines)) == 4 and loaded.golden.passed
     assert main(command) != 0
     assert 'has a bundle already: --force replaces it' in capsys.readouterr().err
 

@@ -40,12 +40,16 @@ def test_six_cameras_in_a_trajectory_out(live: LiveRig) -> None:
     assert plan.header.stamp == cycle.header.stamp  # the sweep's stamp, not now
     assert plan.poses[0].pose.position.x == pytest.approx(102.5, abs=0.3)
     assert value(status, 'kept_tokens') == '24' and value(status, 'total_tokens') == '48'
+    assert value(status, 'pruner') == 'recon'
+    assert sum(int(pair.value) for pair in status.values
+               if pair.key.startswith('kept_tokens.CAM_')) == 24
     for stage in ('convert', 'sync', 'decode', 'preprocess', 'encode', 'prune', 'plan', 'prefill',
                   'postprocess', 'publish', 'end_to_end'):
         assert float(value(status, f'{stage}_ms')) >= 0.0
     assert wait_for(lambda: live.status('planning') and live.status('planning').level == OK,
                     'a good planning status')
     assert value(live.status('inference_status'), 'backend').startswith('onnxruntime')
+    assert value(live.status('inference_status'), 'pruner') == 'recon'
 
 
 def test_a_camera_dead_from_the_start_is_declared(live: LiveRig) -> None:
@@ -116,9 +120,17 @@ def test_the_keep_ratio_changes_live(live: LiveRig) -> None:
     assert value(live.next_cycle().status[0], 'kept_tokens') == '12'
 
 
+def test_the_camera_floor_changes_live(live: LiveRig) -> None:
+    assert set_parameter(live, 'camera_floor', 1.0).successful
+    status = live.next_cycle().status[0]
+    assert {pair.value for pair in status.values if pair.key.startswith('kept_tokens.CAM_')} == {
+        '4'}
+
+
 def test_bad_parameter_values_are_refused_with_a_reason(live: LiveRig) -> None:
     for name, new, words in (('keep_ratio', 1.5, 'keep_ratio'),
                              ('backend', 'tensorrt', 'deactivate and clean up'),
+                             ('pruner', 'random', 'deactivate and clean up'),
                              ('sync.required_cameras', ['CAM_ROOF'], 'CAM_ROOF')):
         result = set_parameter(live, name, new)
         assert not result.successful and words in result.reason

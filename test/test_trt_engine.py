@@ -53,6 +53,17 @@ def test_every_graph_of_the_contract_builds(
 
 
 @pytest.mark.usefixtures('rtx')
+@pytest.mark.parametrize('graph', [
+    'vision_attention', 'planner_embed', 'planner_layer_00', 'planner_output'])
+def test_every_graph_for_rival_methods_builds(
+    rival_bundle: Bundle, tmp_path: Path, graph: str
+) -> None:
+    path = tmp_path / 'graph.engine'
+    _build(rival_bundle, graph, path, max_tokens=rival_bundle.max_free_size(graph))
+    assert path.stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures('rtx')
 def test_an_unknown_capability_names_the_known_ones(tiny_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match='builds for SM75, SM80, SM86.* found SM87.*Orin'):
         _build(tiny_bundle, 'planner', tmp_path / 'x.engine', compute_capability=87)
