@@ -79,7 +79,7 @@ def method_graphs(bundle: Bundle, method: str) -> tuple[str, ...]:
         raise BundleError(
             f"pruner '{method}' needs the graphs {', '.join(lacking)}, {bundle.path} has "
             f"{', '.join(available)}: export the bundle again with `fastdrive export --rivals`, "
-            "or choose another pruner")
+            'or choose another pruner')
     return graphs
 
 
@@ -94,9 +94,7 @@ def build_pipeline(settings: Mapping[str, Any],
     check_required_cameras(settings, bundle.cameras)
     camera_topics(settings, bundle.cameras)  # refuses a camera without a topic
     method = pruning_method(settings, bundle.pruner_method)
-    graphs = method_graphs(bundle, method)
-    if settings['fuse_perception']:
-        graphs = (JOINED, *graphs[len(perception_graphs(method)):])
+    graphs = (JOINED, 'planner') if settings['fuse_perception'] else method_graphs(bundle, method)
     cache_dir = settings['engine_cache_dir']
     loaded = load_engines(
         bundle,

@@ -61,9 +61,9 @@ class VisionAttention(nn.Module):
         vision = self.vision
         hidden = vision.embed(images, vision.patch_weight, vision.patch_bias)
         for index in range(len(vision.blocks)):
+            hidden, weights = vision.block_and_attention(index, hidden)
             if index == self.last_full:
-                received = vision.attention_weights(index, hidden).mean((1, 2))     # (V, P)
-            hidden = vision.block(index, hidden)
+                received = weights[0].mean((1, 2))                      # (V, P)
         return (
             vision.merge(hidden),
             vision.per_token(received[..., None]).squeeze(1),

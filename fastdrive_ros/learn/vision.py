@@ -135,11 +135,23 @@ class FixedGridVision(nn.Module):
 
     def block(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """Run one block on [V, P, C]."""
+        return self.block_and_attention(index, hidden)[0]
+
+    def block_and_attention(
+        self, index: int, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """
+        Run one block on [V, P, C]; return its output and who attended to whom.
+
+        Weights are [V * windows, heads, l, l], rows are queries, for each group of windows of one
+        length l; a full-attention block has one group of one window, l = P.
+        """
         block = self.blocks[index]
         one_window = (_Windows(0, 1, hidden.shape[1]),)
         windows = one_window if index in self.full_attention else self.windows
-        hidden = hidden + self._attend(block.attn, block.norm1(hidden), windows)
-        return hidden + block.mlp(block.norm2(hidden))
+        attended, weights = self._attend(block.attn, block.norm1(hidden), windows)
+        hidden = hidden + attended
+        return hidden + block.mlp(block.norm2(hidden)), weights
 
     def merge(self, hidden: torch.Tensor) -> torch.Tensor:
         """Make visual tokens [N, D], camera-major, row, column, of the last [V, P, C]."""
@@ -152,30 +164,19 @@ class FixedGridVision(nn.Module):
         means = per_patch.unflatten(1, (-1, patches)).mean(2)           # (V, n, X)
         return means.index_select(1, self.token_rank).flatten(0, 1)
 
-    def attention_weights(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
-        """Return [V, heads, P, P], rows are queries, of a full-attention block on [V, P, C]."""
-        block = self.blocks[index]
-        query, key, _ = self._query_key_value(block.attn, block.norm1(hidden))
-        return torch.softmax(query.transpose(1, 2) @ key.permute(0, 2, 3, 1), dim=-1)
-
-    def _query_key_value(
-        self, attention: Qwen2_5_VLVisionAttention, hidden: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (V, P, heads, c) each; the query scaled, query and key rotated."""
-        shape = 3, attention.num_heads, attention.head_dim
-        query, key, value = attention.qkv(hidden).unflatten(2, shape).unbind(2)
-        return self._rotate(query) * attention.scaling, self._rotate(key), value
-
     def _attend(
         self,
         attention: Qwen2_5_VLVisionAttention,
         hidden: torch.Tensor,
         windows: Sequence[_Windows],
-    ) -> torch.Tensor:
-        """Attend within each window: (V, P, C) -> (V, P, C)."""
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Attend within each window: (V, P, C) -> (V, P, C) and each group's weights."""
         heads, channels = attention.num_heads, attention.head_dim
-        query, key, value = self._query_key_value(attention, hidden)
-        outputs = []
+        qkv = attention.qkv(hidden).unflatten(2, (3, heads, channels))
+        query, key, value = qkv.unbind(2)                               # (V, P, heads, c) each
+        query = self._rotate(query) * attention.scaling
+        key = self._rotate(key)
+        outputs, groups = [], []
         for group in windows:
             end = group.start + group.count * group.length
             q, k, v = (
@@ -185,9 +186,10 @@ class FixedGridVision(nn.Module):
                 for part in (query, key, value)
             )
             weights = torch.softmax(q @ k.transpose(-2, -1), dim=-1)
+            groups.append(weights)
             mixed = (weights @ v).transpose(1, 2)
             outputs.append(mixed.reshape(hidden.shape[0], end - group.start, -1))
-        return attention.proj(torch.cat(outputs, dim=1))
+        return attention.proj(torch.cat(outputs, dim=1)), groups
 
     def _rotate(self, states: torch.Tensor) -> torch.Tensor:
         return states * self.cos + rotate_half(states) * self.sin
