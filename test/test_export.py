@@ -26,6 +26,7 @@ from tiny_checkpoint import random_images  # noqa: E402
 from tiny_checkpoint import write_checkpoint  # noqa: E402
 
 from fastdrive_ros.core.types import NUSCENES_CAMERAS  # noqa: E402
+from fastdrive_ros.learn.checkpoint import load_driving_model  # noqa: E402
 from fastdrive_ros.learn.export import ExportRequest  # noqa: E402
 from fastdrive_ros.learn.export import export_bundle  # noqa: E402
 from fastdrive_ros.learn.export import require_space  # noqa: E402
@@ -36,6 +37,7 @@ from fastdrive_ros.learn.graphs import run_onnx  # noqa: E402
 from fastdrive_ros.learn.nano import PRUNER_FILE  # noqa: E402
 from fastdrive_ros.learn.nano import write_nano_checkpoint  # noqa: E402
 from fastdrive_ros.learn.recon_pruner import select_tokens  # noqa: E402
+from fastdrive_ros.learn.rival_export import check_whole  # noqa: E402
 from fastdrive_ros.learn.waypoint_head import HEAD_FILE  # noqa: E402
 from fastdrive_ros.learn.waypoint_head import WaypointHead  # noqa: E402
 from fastdrive_ros.learn.waypoint_head import WaypointHeadConfig  # noqa: E402
@@ -291,7 +293,12 @@ def test_the_command_makes_the_nano_bundle_again(
     # The single layers use the weights of planner.onnx.
     assert not [path.name for path in out.glob('planner_*.onnx.data')]
     loaded = load_engines(bundle, backend='onnxruntime', graphs=tuple(bundle.manifest['graphs']))
-    assert len(layer_graphs(loaded.engines)) == 4 and loaded.golden.passed
+    layers = layer_graphs(loaded.engines)
+    assert len(layers) == 4 and loaded.golden.passed
+    model = load_driving_model(checkpoint, checkpoint / PRUNER_FILE, NUSCENES_CAMERAS, 56, 84)
+    check_whole(model, out, layers, TOLERANCE)
+    with pytest.raises(ExportError, match='exported planner in pieces differs'):
+        check_whole(model, out, layers[:3], TOLERANCE)
     assert main(command) != 0
     assert 'has a bundle already: --force replaces it' in capsys.readouterr().err
 

@@ -55,8 +55,35 @@ def write_rivals(
         export_graph(graph.module, graph.inputs, graph.outputs, graph.free_dims, path)
         _share_weights(path, stored)
         differences[graph.name] = check_outputs(graph.name, _pairs(graph, path), tolerance)
-    _check_whole(model, folder, layer_graphs(differences), tolerance)
+    check_whole(model, folder, layer_graphs(differences), tolerance)
     return differences
+
+
+def check_whole(
+    model: DrivingModel, folder: Path, layers: tuple[str, ...], tolerance: float
+) -> Difference:
+    """Compare all pieces in a row with planner.onnx, both with a random output layer."""
+    head = model.planner.head
+    generator = torch.Generator().manual_seed(4)
+    # An untrained output layer is zero and would hide every difference before it.
+    weight = torch.randn(head.output.weight.shape, generator=generator).numpy()
+    run = _runner(folder, {_OUTPUT_WEIGHT: weight})
+    total = len(model.prompt.image_slots)
+
+    def pairs() -> Iterator[tuple[dict, dict]]:
+        for indices in (torch.arange(total), torch.arange(0, total, _STRIDE)):
+            feeds = {
+                'kept_tokens': torch.randn(
+                    len(indices), head.config.hidden_size, generator=generator).numpy(),
+                'kept_indices': indices.numpy(),
+                'ego_history': torch.randn(
+                    head.config.history_steps, head.ego_projection.in_features,
+                    generator=generator).numpy(),
+            }
+            residuals, _ = run_layers(run, layers, feeds, head.config.num_waypoints)
+            yield run('planner', feeds), {'waypoint_residuals': residuals}
+
+    return check_outputs('planner in pieces', pairs(), tolerance)
 
 
 def rival_golden(
@@ -117,33 +144,6 @@ def _pairs(graph: RivalGraph, path: Path) -> Iterator[tuple[dict, dict]]:
         yield expected, run_onnx(session, {
             name: value.contiguous() for name, value in inputs.items()
         })
-
-
-def _check_whole(
-    model: DrivingModel, folder: Path, layers: tuple[str, ...], tolerance: float
-) -> Difference:
-    """Compare all pieces in a row with planner.onnx, both with a random output layer."""
-    head = model.planner.head
-    generator = torch.Generator().manual_seed(4)
-    # An untrained output layer is zero and would hide every difference before it.
-    weight = torch.randn(head.output.weight.shape, generator=generator).numpy()
-    run = _runner(folder, {_OUTPUT_WEIGHT: weight})
-    total = len(model.prompt.image_slots)
-
-    def pairs() -> Iterator[tuple[dict, dict]]:
-        for indices in (torch.arange(total), torch.arange(0, total, _STRIDE)):
-            feeds = {
-                'kept_tokens': torch.randn(
-                    len(indices), head.config.hidden_size, generator=generator).numpy(),
-                'kept_indices': indices.numpy(),
-                'ego_history': torch.randn(
-                    head.config.history_steps, head.ego_projection.in_features,
-                    generator=generator).numpy(),
-            }
-            residuals, _ = run_layers(run, layers, feeds, head.config.num_waypoints)
-            yield run('planner', feeds), {'waypoint_residuals': residuals}
-
-    return check_outputs('planner in pieces', pairs(), tolerance)
 
 
 def _runner(
