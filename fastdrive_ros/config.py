@@ -104,7 +104,7 @@ PARAMETERS = (
               'vehicle at the stamp).',
               choices=('map', 'base_link')),
     Parameter('keep_ratio', 0.5,
-              'Share of visual tokens the planner gets.',
+              'Share of visual tokens the planner gets; with pruner none it gets all.',
               0.01, 1.0, live=True),
     Parameter('pruner', '',
               "How tokens are chosen (what each method does: docs/evaluation.md). Empty: the "
