@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Callable
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,13 @@ from fastdrive_ros.learn.loop import trained_weights
 from fastdrive_ros.learn.planner_training import PlannerTraining
 from fastdrive_ros.learn.planner_training import PlannerTrainingConfig
 from fastdrive_ros.learn.planner_training import fit_prior
+from fastdrive_ros.learn.planner_training import fit_readout
 from fastdrive_ros.learn.prompt import build_prompt
 from fastdrive_ros.learn.prompt import driving_prompt
 from fastdrive_ros.learn.samples import FrameSamples
 from fastdrive_ros.learn.samples import SampleShape
+from fastdrive_ros.learn.samples import StepBatches
+from fastdrive_ros.learn.samples import loader
 from fastdrive_ros.learn.samples import read_ways
 from fastdrive_ros.learn.waypoint_head import HEAD_FILE
 from fastdrive_ros.learn.waypoint_head import save_head
@@ -44,6 +48,7 @@ class PlannerTask:
                  width: int, config: PlannerTrainingConfig, loop: LoopConfig) -> None:
         """Open the checkpoint for pictures of height x width; ExportError where it is none."""
         self._checkpoint, self._data = checkpoint, data
+        self._config, self._loop = config, loop
         self.data_name = data.resolve().name
         self._qwen, self._tokenizer = open_checkpoint(checkpoint)
         self._head = load_or_make_head(checkpoint, self._qwen.config.text_config.hidden_size,
@@ -83,6 +88,29 @@ class PlannerTask:
     def picture(self, batch: Batch) -> np.ndarray | None:
         """Return nothing: `fastdrive visualize` shows plans."""
         return None
+
+    def fit_readout(self, on_frames: Callable[[int], None]) -> None:
+        """Fit the readout to the states of many frames, if the config says so."""
+        wanted = self._config.readout_frames
+        if not wanted:
+            return
+        samples = self.samples('train', 0.0)
+        size = self._loop.batch_size
+        order = StepBatches(samples.lengths, size, 0,
+                            min(wanted, len(samples)) // size, self._loop.seed + 1)
+        rows: list[Batch] = []
+        model = self.model.eval()
+        device = model.class_weights.device
+        precision = torch.autocast(device.type, torch.bfloat16, self._loop.precision == 'bf16')
+        with torch.no_grad(), precision:
+            for batch in loader(samples, order, self._loop.num_workers):
+                ego_history = batch['ego_history'].to(device)
+                states = model.query_states(model.encode(batch['images'].to(device)), ego_history)
+                rows.append({'states': states.cpu().half(), **{
+                    name: batch[name] for name in ('ego_history', 'waypoints', 'known')}})
+                on_frames(len(rows) * size)
+        ways = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        fit_readout(self._head.cpu(), ways, self._config, self._loop.seed)
 
     def write(self, out: Path, training: str) -> None:
         """

@@ -16,6 +16,8 @@ What the way so far says of the way to come is fitted first, from odometry alone
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,9 +36,11 @@ from fastdrive_ros.learn.waypoint_head import WaypointHead
 from fastdrive_ros.learn.waypoint_head import WaypointHeadConfig
 from fastdrive_ros.learn.waypoint_head import WaypointPlanner
 
+Batch = dict[str, torch.Tensor]
+
 # Metres below which an error no longer pulls harder: L2's gradient has no direction at zero.
 _SMOOTH_M = 0.05
-_PRIOR_RATE, _PRIOR_BATCH = 1e-3, 256
+_FIT_RATE, _FIT_DECAY, _FIT_BATCH = 1e-3, 0.05, 256
 # Few pixels, much to know: without this the encoder learns sky and road and is content.
 _CLASS_WEIGHT = {
     'TRAFFIC_LIGHT': 10.0, 'PEDESTRIAN': 5.0, 'BIKE': 5.0, 'TRAFFIC_SIGN': 3.0, 'CAR': 3.0,
@@ -57,6 +61,11 @@ class PlannerTrainingConfig:
     noise drowns it and the queries do not learn to look."""
     prior_steps: int = 3000
     """Of 256 frames, to fit the prior; 0 leaves it as it is."""
+    readout_frames: int = 0
+    """Frames whose query states are kept after the training to fit the readout once more; 0: none.
+    A short training shows each picture once or twice, the readout could learn from more."""
+    readout_steps: int = 3000
+    """Of 256 frames, for that."""
     yaw_weight_m: float = 2.0
     """Metres that an error of one radian counts."""
     freeze_encoder: bool = False
@@ -92,14 +101,14 @@ class PlannerTraining(nn.Module):
         weights = [_CLASS_WEIGHT.get(name, 1.0) for name in CLASSES]
         self.register_buffer('class_weights', torch.tensor(weights), persistent=False)
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch) -> Batch:
         """Map a batch of samples.FrameSamples to losses and figures, each a scalar."""
         tokens = self.encode(batch['images'])                           # (B, N, D)
         per_camera = self.vision.grid_height * self.vision.grid_width
         seen = batch['present'].repeat_interleave(per_camera, dim=1)    # (B, N)
         queries = self.query_states(tokens, batch['ego_history'])       # (B, T, D)
         head = self.planner.head
-        residuals = head.output(queries).float() + head.prior(batch['ego_history']).float()
+        residuals = head.residuals(queries, batch['ego_history']).float()
         way, l2_m = way_loss(residuals, batch, head.config, self.config.yaw_weight_m)
         classes = self._class_loss(tokens, batch['classes'], seen)
         lights = functional.cross_entropy(
@@ -134,7 +143,7 @@ class PlannerTraining(nn.Module):
         return -(shares * logs).sum(-1).mul(seen).sum() / weight.sum().clamp(min=1.0)
 
 
-    def _above_loss(self, queries: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _above_loss(self, queries: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean binary cross entropy of both maps, where they were recorded."""
         wanted = torch.stack([batch['drivable'], batch['agents']], dim=1)   # (B, 2, 24, 16)
         logits = self.above_helper(queries.flatten(1)).float().view_as(wanted)
@@ -144,7 +153,7 @@ class PlannerTraining(nn.Module):
         return (losses * known).sum() / known.sum().clamp(min=1)
 
 
-def way_loss(residuals: torch.Tensor, batch: dict[str, torch.Tensor], head: WaypointHeadConfig,
+def way_loss(residuals: torch.Tensor, batch: Batch, head: WaypointHeadConfig,
              yaw_weight_m: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (loss, mean L2 in metres, without gradient) of residuals [B, T, 3]."""
     error = residuals - (batch['waypoints'] - extrapolation(batch['ego_history'], head))
@@ -156,27 +165,39 @@ def way_loss(residuals: torch.Tensor, batch: dict[str, torch.Tensor], head: Wayp
     return loss, (error.detach()[..., :2].norm(dim=-1) * known).sum() / steps
 
 
-def fit_prior(head: WaypointHead, ways: dict[str, torch.Tensor], config: PlannerTrainingConfig,
+def fit_prior(head: WaypointHead, ways: Batch, config: PlannerTrainingConfig,
               seed: int) -> None:
-    """
-    Fit ``head.ego_prior`` to ego_history [M, Hh, F] and waypoints [M, T, 3], known [M, T].
+    """Fit ``head.ego_prior`` to ego_history [M, Hh, F], waypoints [M, T, 3] and known [M, T]."""
+    _fit(lambda batch: head.prior(batch['ego_history']), [head.ego_prior], head.config, ways,
+         config.prior_steps, config, seed)
 
-    Same seed, same prior: a run that goes on fits it anew.
-    """
-    head.ego_prior.requires_grad_(True)
-    optimiser = torch.optim.AdamW(head.ego_prior.parameters(), _PRIOR_RATE)
+
+def fit_readout(head: WaypointHead, ways: Batch, config: PlannerTrainingConfig,
+                seed: int) -> None:
+    """Like ``fit_prior``, for what the head reads in the queries' states [M, T, D]."""
+    _fit(lambda batch: head.residuals(batch['states'].float(), batch['ego_history']),
+         [head.readout, head.output], head.config, ways, config.readout_steps, config, seed)
+
+
+def _fit(residuals: Callable[[Batch], torch.Tensor], parts: Sequence[nn.Module],
+         head: WaypointHeadConfig, ways: Batch, steps: int, config: PlannerTrainingConfig,
+         seed: int) -> None:
+    """Train some parts on rows that are all in memory; the rate falls to zero."""
+    parameters = [parameter.requires_grad_(True) for part in parts
+                  for parameter in part.parameters()]
+    optimiser = torch.optim.AdamW(parameters, _FIT_RATE, weight_decay=_FIT_DECAY)
     random = torch.Generator().manual_seed(seed)
-    for step in range(config.prior_steps):
-        optimiser.param_groups[0]['lr'] = _PRIOR_RATE * (1.0 - step / config.prior_steps)
-        chosen = torch.randint(len(ways['known']), (_PRIOR_BATCH,), generator=random)
+    for step in range(steps):
+        optimiser.param_groups[0]['lr'] = _FIT_RATE * (1.0 - step / steps)
+        chosen = torch.randint(len(ways['known']), (_FIT_BATCH,), generator=random)
         batch = {name: value[chosen] for name, value in ways.items()}
-        loss, _ = way_loss(head.prior(batch['ego_history']), batch, head.config,
-                           config.yaw_weight_m)
+        loss, _ = way_loss(residuals(batch), batch, head, config.yaw_weight_m)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     optimiser.zero_grad()  # a gradient left behind would count in every norm to come
-    head.ego_prior.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
 
 
 def class_shares(classes: torch.Tensor, grid_height: int, grid_width: int) -> torch.Tensor:

@@ -131,7 +131,7 @@ class PlannerOutput(nn.Module):
 
     def forward(self, hidden: torch.Tensor, ego_history: torch.Tensor) -> torch.Tensor:
         """Map the queries' rows [T, D] and [Hh, F] to waypoint_residuals [T, 3]."""
-        return self.head.output(self.norm(hidden)) + self.head.prior(ego_history[None])[0]
+        return self.head.residuals(self.norm(hidden)[None], ego_history[None])[0]
 
 
 def layer_name(index: int) -> str:

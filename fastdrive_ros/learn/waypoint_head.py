@@ -33,6 +33,7 @@ from fastdrive_ros.learn.prompt import Prompt
 HEAD_FILE = 'waypoint_head.safetensors'
 _METADATA_KEY = 'fastdrive_waypoint_head'
 _PRIOR_WIDTH = 192
+_READOUT_WIDTH = 256
 # Metres and metres a second come in tens; the network wants about one.
 _EGO_SCALE = {
     'x_m': 0.1, 'y_m': 0.1, 'sin_yaw': 1.0, 'cos_yaw': 1.0, 'speed_mps': 0.1,
@@ -74,11 +75,15 @@ class WaypointHead(nn.Module):
         self.place = nn.Linear(config.num_cameras + 4 * PLACE_WAVES, config.hidden_size)
         scale = torch.tensor([_EGO_SCALE[name] for name in EGO_FEATURES])
         self.register_buffer('ego_scale', scale, persistent=False)
-        self.output = nn.Linear(config.hidden_size, 3)
+        history_size = config.history_steps * len(EGO_FEATURES)
+        self.readout = nn.Linear(
+            config.num_waypoints * config.hidden_size + history_size, _READOUT_WIDTH
+        )
+        self.output = nn.Linear(_READOUT_WIDTH, config.num_waypoints * 3)
         # What the way so far says of the way to come, without a look at the road. Fitted first and
         # then left alone, so that the language model learns what the cameras add to it.
         self.ego_prior = nn.Sequential(
-            nn.Linear(config.history_steps * len(EGO_FEATURES), _PRIOR_WIDTH), nn.GELU(),
+            nn.Linear(history_size, _PRIOR_WIDTH), nn.GELU(),
             nn.Linear(_PRIOR_WIDTH, _PRIOR_WIDTH), nn.GELU(),
             nn.Linear(_PRIOR_WIDTH, config.num_waypoints * 3),
         )
@@ -90,6 +95,12 @@ class WaypointHead(nn.Module):
         """Map [B, Hh, F] to residuals [B, T, 3] that need no picture."""
         ego = (ego_history * self.ego_scale).flatten(1)
         return self.ego_prior(ego).unflatten(1, (-1, 3))
+
+    def residuals(self, queries: torch.Tensor, ego_history: torch.Tensor) -> torch.Tensor:
+        """Map the queries' final states [B, T, D] and [B, Hh, F] to residuals [B, T, 3]."""
+        ego = (ego_history * self.ego_scale).flatten(1)
+        read = functional.gelu(self.readout(torch.cat([queries.flatten(1), ego], dim=1)))
+        return self.output(read).unflatten(1, (-1, 3)) + self.prior(ego_history)
 
     def tail(self, ego_history: torch.Tensor) -> torch.Tensor:
         """Map [B, Hh, F] to the sequence's last rows [B, Hh + T, D]: ego tokens, queries."""
@@ -200,10 +211,7 @@ class WaypointPlanner(nn.Module):
         """Like ``hidden_states``, read at the queries: [B, T, 3] x_m, y_m, yaw_rad."""
         hidden = self.hidden_states(kept_tokens, kept_indices, ego_history)
         queries = hidden[:, -self.head.config.num_waypoints:]           # (B, T, D)
-        # In two dimensions it exports as one Gemm that keeps the weight's name: the export
-        # check replaces an untrained head's zeros by that name.
-        seen = self.head.output(queries.flatten(0, 1)).unflatten(0, queries.shape[:2])
-        return seen + self.head.prior(ego_history)
+        return self.head.residuals(queries, ego_history)
 
     def forward(
         self, kept_tokens: torch.Tensor, kept_indices: torch.Tensor, ego_history: torch.Tensor

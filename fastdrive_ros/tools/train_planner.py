@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from fastdrive_ros.tools.progress import showing
 from fastdrive_ros.tools.train_options import add_options
 from fastdrive_ros.tools.train_options import last_figures
 from fastdrive_ros.tools.train_options import run_shown
@@ -50,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
     cameras = tuple(args.cameras or NUSCENES_CAMERAS)
     task = PlannerTask(args.checkpoint, args.data, cameras, args.height, args.width, config, loop)
     run_shown(task, loop, args)
+    if config.readout_frames:
+        with showing('recording query states', 'frames', config.readout_frames) as progress:
+            task.fit_readout(progress)
     out = args.out / 'checkpoint'
     task.write(out, f'{loop.steps} steps of {loop.batch_size} frames of {task.data_name}, '
                f'recipe {args.recipe}, seed {loop.seed}')
