@@ -59,7 +59,9 @@ setup(
         'simplejpeg>=1.7',
     ],
     extras_require={
-        'train': ['torch>=2.6', 'transformers>=5', 'safetensors', 'tokenizers', 'onnxscript'],
+        'train': ['torch>=2.6', 'transformers>=5', 'safetensors', 'tokenizers', 'onnxscript',
+                  'accelerate>=1', 'tensorboard', 'pytorch-msssim>=1', 'matplotlib>=3.7',
+                  'pyarrow>=15'],
         'gpu': ['tensorrt>=10.3', 'cuda-python>=12'],
         'rtx': [f'tensorrt-rtx-cu13{WHEELS_OF_ROS}', 'cuda-python>=12'],
         'viz': ['matplotlib>=3.7'],
