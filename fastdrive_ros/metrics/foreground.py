@@ -40,8 +40,9 @@ def area_shares(mask: np.ndarray, grid_height: int, grid_width: int) -> np.ndarr
     The picture is stretched to the grid, so that a pixel on a border counts in part for both.
     """
     height, width = mask.shape
-    return (_overlaps(grid_height, height) @ mask.astype(np.float64)
-            @ _overlaps(grid_width, width).T).reshape(-1)
+    shares = (_overlaps(grid_height, height) @ mask.astype(np.float64)
+              @ _overlaps(grid_width, width).T)
+    return shares.reshape(-1).round(9)  # a half is a half, whatever the sum rounded to
 
 
 def _overlaps(cells: int, pixels: int) -> np.ndarray:

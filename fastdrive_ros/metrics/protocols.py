@@ -73,7 +73,7 @@ class RowFacts:
     kept: np.ndarray
     """float64 (F,): tokens that stayed; K, or fewer where a method merges tokens."""
     foreground: np.ndarray
-    """float64 (F,): of SceneFacts.foreground, what was kept."""
+    """float64 (F,): of SceneFacts.foreground, what was kept; NaN where that says nothing."""
     things: np.ndarray
     foreground_tokens: np.ndarray
 
@@ -169,7 +169,7 @@ def _of_foreground(kept: np.ndarray, whole: np.ndarray, frames: np.ndarray) -> _
 
 
 def _has_masks(scene: SceneFacts, row: RowFacts) -> np.ndarray:
-    return np.isfinite(scene.foreground) & (row.num_kept > 0)
+    return np.isfinite(scene.foreground) & np.isfinite(row.foreground) & (row.num_kept > 0)
 
 
 def _fits(scene: SceneFacts, row: RowFacts) -> np.ndarray:

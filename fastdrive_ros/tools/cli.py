@@ -31,6 +31,7 @@ VERBS = {
     'sim': 'drive the simulated world live: six cameras, odometry, clock',
     'data': 'make, import, label and look at datasets',
     'train': 'train a planner on drives, a pruner on foreground masks',
+    'evaluate': 'compare pruning methods open loop: L2, collision, boundary, foreground',
     'bag': 'turn nuScenes or a dataset into a bag, a bag into a dataset',
     'bench': 'measure preprocessing, the node and its memory',
 }

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fastdrive_ros.tools.evaluate_rows import EXTRAPOLATION
+from fastdrive_ros.tools.evaluate_rows import UNPRUNED
 
 _Entry = Mapping[str, Any]
 
@@ -68,6 +69,7 @@ def _quality(summary: Mapping[str, Any], planner: str, entries: Sequence[_Entry]
         axes.set_xlim(-0.5, max(0.5, len(ratios) - 0.5))
         axes.grid(axis='x', visible=False)
         axes.yaxis.set_major_locator(MaxNLocator(6))
+        _draw_extrapolation(axes, entries, name)
     for axes in panels[1]:
         axes.set_xlabel('visual tokens kept')
     _finish(figure, panels.flat[0], summary, f'Planner {planner}: averages of 1, 2 and 3 s, '
@@ -76,17 +78,18 @@ def _quality(summary: Mapping[str, Any], planner: str, entries: Sequence[_Entry]
 
 
 def _compute(summary: Mapping[str, Any], planner: str, entries: Sequence[_Entry]) -> Figure:
-    figure = Figure(figsize=(9.0, 6.2), dpi=100, facecolor='white')
+    figure = Figure(figsize=(10.5, 6.6), dpi=100, facecolor='white')
     axes = figure.subplots()
     methods = _methods(entries)
     _draw_unpruned(axes, entries, 'l2_mean_avg')
     for entry in entries:
-        if entry['method'] == 'none':
+        if entry['method'] == UNPRUNED:
             axes.plot(entry['macs'] / 1e9, entry['figures']['l2_mean_avg']['value'], 'o',
                       color=_INK, markersize=8)
     for method, line in methods.items():
         _draw_line(axes, [entry['macs'] / 1e9 for entry in line], line, 'l2_mean_avg', method,
                    list(methods))
+    _draw_extrapolation(axes, entries, 'l2_mean_avg')
     axes.set_xlabel('GMAC a plan: encoder, pruner and planner')
     axes.set_ylabel('L2, m, mean of 1, 2 and 3 s')
     _finish(figure, axes, summary, f'Planner {planner}: displacement against compute')
@@ -103,18 +106,25 @@ def _methods(entries: Sequence[_Entry]) -> dict[str, list[_Entry]]:
 
 
 def _draw_unpruned(axes: Axes, entries: Sequence[_Entry], name: str) -> None:
-    """Draw what all is measured against: a line and its interval; extrapolation, dotted."""
-    for entry in entries:
-        found = entry['figures'][name]
-        if found['value'] is None:
-            continue
-        if entry['method'] == 'none':
-            axes.axhline(found['value'], color=_INK, linewidth=1.2, label='not pruned')
-            if found['low'] is not None:
-                axes.axhspan(found['low'], found['high'], color=_INK, alpha=0.07, linewidth=0)
-        elif entry['method'] == EXTRAPOLATION:
-            axes.axhline(found['value'], color=_MUTED, linewidth=1.2, linestyle=':',
-                         label=entry['label'])
+    """Draw what all is measured against: a line and its interval."""
+    found = next(entry for entry in entries if entry['method'] == UNPRUNED)['figures'][name]
+    if found['value'] is not None:
+        axes.axhline(found['value'], color=_INK, linewidth=1.2, label='not pruned')
+    if found['low'] is not None:
+        axes.axhspan(found['low'], found['high'], color=_INK, alpha=0.07, linewidth=0)
+
+
+def _draw_extrapolation(axes: Axes, entries: Sequence[_Entry], name: str) -> None:
+    """Draw the baseline where it lies among the others; far from them, say only its value."""
+    entry = next(entry for entry in entries if entry['method'] == EXTRAPOLATION)
+    value = entry['figures'][name]['value']
+    if value is None:
+        return
+    low, high = axes.get_ylim()
+    if low <= value <= high:
+        axes.axhline(value, color=_MUTED, linewidth=1.2, linestyle=':')
+    axes.text(1.0, 1.02, f"{entry['label']}: {value:.3g}", transform=axes.transAxes, ha='right',
+              color=_MUTED, fontsize=8)
 
 
 def _draw_line(axes: Axes, places: Sequence[float], line: Sequence[_Entry], name: str,
@@ -139,7 +149,8 @@ def _finish(figure: Figure, axes: Axes, summary: Mapping[str, Any], title: str) 
     figure.suptitle(title, x=0.02, y=0.985, ha='left', fontsize=13, color=_INK)
     figure.text(0.02, 0.012, f"{dataset['name']}, split {dataset['split']}: {frames['scenes']} "
                 f"scenes, {frames['frames']} frames; {summary['backend']}; fastdrive_ros "
-                f"{summary['version']} {summary['commit'] or ''}".strip(), color=_MUTED, fontsize=8)
-    figure.legend(handles, labels, loc='lower center', ncols=min(7, len(labels)),
+                f"{summary['version']} {summary['commit'] or ''}".strip(),
+                color=_MUTED, fontsize=8)
+    figure.legend(handles, labels, loc='lower center', ncols=6,
                   bbox_to_anchor=(0.5, 0.03), frameon=False)
     figure.tight_layout(rect=(0.0, 0.11, 1.0, 0.96))

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 UNPRUNED = 'none'
-# Plans that no model makes: constant speed and turn rate, and staying where one is.
-EXTRAPOLATION, STANDSTILL = 'extrapolation', 'standstill'
-BASELINES = {EXTRAPOLATION: 'constant speed and turn rate', STANDSTILL: 'stand still'}
+# Plans that no model makes. The recorded way shows how low each figure can go.
+EXTRAPOLATION, STANDSTILL, RECORDED = 'extrapolation', 'standstill', 'recorded'
+BASELINES = {EXTRAPOLATION: 'constant speed and turn rate', STANDSTILL: 'stand still',
+             RECORDED: 'the recorded way'}
 # What an unpruned planner is shown instead of what there was.
 SHUFFLED, GREY, NO_HISTORY = 'shuffled_images', 'grey_images', 'no_history'
 CONTROLS = {SHUFFLED: 'pictures of another drive', GREY: 'grey pictures',

@@ -28,6 +28,7 @@ from fastdrive_ros.metrics.protocols import RowFacts
 from fastdrive_ros.metrics.protocols import SceneFacts
 
 IDENTITY, SCENES = 'evaluation.json', 'scenes'
+PLANNERS = 'planners'
 _PARTIAL = '.partial'
 
 
@@ -45,19 +46,23 @@ class SceneResult:
 class EvaluationStore:
     """The folder of one evaluation; one process writes it."""
 
-    def __init__(self, root: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, fixed: Mapping[str, Any],
+                 planners: Mapping[str, str]) -> None:
         """
         Begin the folder, or go on with it.
 
-        Raises DataError when it was begun for something else.
+        ``fixed`` decides the numbers of all rows; ``planners`` says by name which bundle is
+        meant, and more may join. Raises DataError when the folder was begun for something else.
         """
         self.root = root
         (root / SCENES).mkdir(parents=True, exist_ok=True)
         path = root / IDENTITY
-        wanted = json.loads(json.dumps(identity))
-        if not path.exists():
-            write_whole(path, (json.dumps(wanted, indent=1) + '\n').encode())
-        _refuse_differences(path, wanted)
+        wanted = json.loads(json.dumps({**fixed, PLANNERS: planners}))
+        found = _read_identity(path) if path.exists() else {**wanted, PLANNERS: {}}
+        whole = {**wanted, PLANNERS: {**wanted[PLANNERS], **found[PLANNERS]}}
+        _refuse_differences(path, {**found, PLANNERS: whole[PLANNERS]},
+                            {**wanted, PLANNERS: {**found[PLANNERS], **wanted[PLANNERS]}})
+        write_whole(path, (json.dumps(whole, indent=1) + '\n').encode())
 
     def read(self, scene: str) -> SceneResult | None:
         """Return what is there of a scene, if anything; raises DataError for a damaged file."""
@@ -105,7 +110,8 @@ def write_whole(path: Path, content: bytes | Callable[[Any], None]) -> None:
 
 
 def _packed(result: SceneResult) -> dict[str, np.ndarray]:
-    arrays = {f'scene/{item.name}': getattr(result.facts, item.name) for item in fields(SceneFacts)}
+    arrays = {f'scene/{item.name}': getattr(result.facts, item.name)
+              for item in fields(SceneFacts)}
     arrays['left_out'] = np.asarray(result.left_out)
     for name, row in result.rows.items():
         arrays |= {f'row/{name}/{item.name}': getattr(row, item.name) for item in fields(RowFacts)}
@@ -123,11 +129,17 @@ def _unpacked(scene: str, arrays: Mapping[str, np.ndarray]) -> SceneResult:
                            for item in fields(RowFacts)}) for name in names})
 
 
-def _refuse_differences(path: Path, wanted: Mapping[str, Any]) -> None:
+def _read_identity(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise DataError(f'{path} is not JSON ({error}): choose a new --out') from error
+    if not isinstance(found, dict) or not isinstance(found.get(PLANNERS), dict):
+        raise DataError(f'{path} is not of an evaluation: choose a new --out')
+    return found
+
+
+def _refuse_differences(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     different = [f'{name}: {json.dumps(found.get(name))}, now {json.dumps(wanted.get(name))}'
                  for name in sorted(found.keys() | wanted.keys())
                  if found.get(name) != wanted.get(name)]

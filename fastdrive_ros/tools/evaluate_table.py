@@ -52,7 +52,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
                  for entry in entries))]
     parts += ['## What the figures are', '\n'.join(
         f'- `{figure.name}` ({figure.unit}, {PROTOCOLS.get(figure.protocol, figure.protocol)}): '
-        f'{figure.meaning}' for figure in FIGURES), summary['rules']['text']]
+        f'{figure.meaning}' for figure in FIGURES), '## Rules', *summary['rules'].values()]
     return '\n\n'.join(parts) + '\n'
 
 
@@ -119,7 +119,7 @@ def _count(number: float) -> str:
 
 
 def _facts(summary: Mapping[str, Any]) -> str:
-    frames, dataset, rules = summary['frames'], summary['dataset'], summary['rules']
+    frames, dataset = summary['frames'], summary['dataset']
     lines = [
         f"{dataset['name']} ({dataset['source']}), split {dataset['split']}: {frames['scenes']} "
         f"scenes, {frames['frames']} frames, of which {frames['way_known']} count for L2, "
@@ -131,7 +131,7 @@ def _facts(summary: Mapping[str, Any]) -> str:
           for each in summary['planners']),
         f"Backend {summary['backend']} on {summary['device']}; {summary['hardware']}. "
         f"fastdrive_ros {summary['version']}, commit {summary['commit'] or 'not known'}.",
-        f"Camera floor {summary['camera_floor']:g}. {rules['intervals']}"]
+        f"Camera floor {summary['camera_floor']:g}."]
     return '\n'.join(f'- {line}' for line in lines)
 
 

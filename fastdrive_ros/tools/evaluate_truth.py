@@ -48,7 +48,7 @@ _REACH_M = DRIVABLE_CELLS * DRIVABLE_CELL_M
 
 
 def frame_truth(scene: SceneRecord, frames: Sequence[FrameRecord], index: int) -> FrameTruth:
-    """Return what became of frame ``index``; raises DataError where the odometry does not reach."""
+    """Return what became of a frame; raises DataError where the odometry does not reach."""
     frame = frames[index]
     waypoints, known = future_at(scene, frame.stamp_ns, NUM_STEPS, STEP_S)
     stamps_ns = np.array([each.stamp_ns for each in frames])

@@ -1,0 +1,102 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a plan costs in multiplications: each row is run on an example, graph by graph counted.
+
+Every run of a graph counts by runtime/onnx_cost.py at the shapes it really had, so a method that
+prunes inside the language model pays for the layers before, and one with a scorer pays for that.
+What methods compute outside of graphs (sorting, distances between tokens) is not counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from fastdrive_ros.core.pruning import num_kept
+from fastdrive_ros.core.types import CameraBatch
+from fastdrive_ros.core.types import EgoState
+from fastdrive_ros.runtime.bundle import Bundle
+from fastdrive_ros.runtime.bundle import golden_history
+from fastdrive_ros.runtime.bundle import golden_images
+from fastdrive_ros.runtime.engine import Engine
+from fastdrive_ros.runtime.onnx_cost import graph_macs
+from fastdrive_ros.tools.evaluate_models import Models
+from fastdrive_ros.tools.evaluate_rows import Row
+
+# A method that remembers the last cycles (vla_pruner: three) plans the first ones unpruned; the
+# last of these counts.
+_CYCLES = 5
+_CYCLE_NS = 500_000_000
+
+COUNTING_RULE = (
+    'GMAC: 1e9 multiply-accumulates of all MatMul, Gemm and Conv nodes that one plan runs through '
+    '(vision encoder with all cameras, scorer, language model with its prompt, ego and query '
+    'tokens), at the shapes of the ONNX graphs; attention counts, elementwise work, sorting and '
+    'what training-free methods compute outside of the graphs do not.')
+
+
+def plan_macs(bundles: Mapping[str, Bundle], engines: Mapping[str, Mapping[str, Engine]],
+              rows: Iterable[Row]) -> dict[str, int]:
+    """Return the MACs of one plan with all cameras, by row name; baselines have none."""
+    ledger: list[tuple[Path, tuple[tuple[str, int], ...]]] = []
+    counted = {name: {graph: _CountedEngine(engine, bundles[name].graph_path(graph), ledger)
+                      for graph, engine in graphs.items()} for name, graphs in engines.items()}
+    models = Models(bundles, counted, camera_floor=0.0)
+    macs_of = cache(lambda path, sizes: graph_macs(path, dict(sizes)))
+    macs = {}
+    for row in rows:
+        if row.planner:
+            _run(models, row, ledger)
+            macs[row.name] = sum(macs_of(path, sizes) for path, sizes in ledger)
+    return macs
+
+
+class _CountedEngine:
+    """An engine that notes each run and the sizes it had."""
+
+    def __init__(self, engine: Engine, path: Path,
+                 ledger: list[tuple[Path, tuple[tuple[str, int], ...]]]) -> None:
+        self.input_specs, self.output_specs = engine.input_specs, engine.output_specs
+        self.close: Callable[[], None] = engine.close
+        self._engine = engine
+        self._path = path
+        self._ledger = ledger
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run, and note it."""
+        sizes = {dim: size for spec in self.input_specs
+                 for dim, size in zip(spec.shape, np.shape(feeds[spec.name]))
+                 if isinstance(dim, str)}
+        self._ledger.append((self._path, tuple(sizes.items())))
+        return self._engine.run(feeds)
+
+
+def _run(models: Models, row: Row, ledger: list[tuple[Path, tuple[tuple[str, int], ...]]]) -> None:
+    """Leave in the ledger what one settled cycle of a row runs through."""
+    bundle = models.bundle
+    batch = CameraBatch(
+        golden_images(len(bundle.cameras), bundle.image_height, bundle.image_width),
+        np.ones(len(bundle.cameras), dtype=bool))
+    history = golden_history(bundle.planner['history_steps'])
+    budget = num_kept(row.keep_ratio, bundle.num_tokens)
+    planner = models.planner(row.planner, row.method)
+    ledger.clear()
+    sight = models.encode(row.method, batch, _CYCLE_NS)
+    encoding = len(ledger)
+    for cycle in range(_CYCLES):
+        del ledger[encoding:]
+        now_ns = (cycle + 1) * _CYCLE_NS
+        kept = models.prune(row.method, dataclasses.replace(sight, stamp_ns=now_ns), budget)
+        planner.plan(kept, _ego(history, now_ns), budget)
+
+
+def _ego(history: np.ndarray, stamp_ns: int) -> EgoState:
+    return EgoState(stamp_ns, 'map', (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), 0.0,
+                    float(history[-1, 4]), float(history[-1, 5]), 0.0, history)
