@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,38 @@ def test_the_mask_is_one_above_zero_and_its_gradient_is_that_of_the_scores():
     assert mask.tolist() == [0.0, 0.0, 1.0, 1.0]
     (mask * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
     assert scores.grad.tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_the_teacher_shows_the_true_mask_first(checkpoint: Path, data: Path):
+    model = make_task(checkpoint, data, teacher_steps=1).model.train()
+    # One picture of 2 x 4 tokens of 28 pixels: token 0 all foreground, token 5 less than half.
+    fore = torch.zeros(1, 56, 112, dtype=torch.bool)
+    fore[0, :28, :28] = True
+    fore[0, 28:, 28:40] = True
+    scores = torch.full((1, 8), -1.0, requires_grad=True)
+    mask = model._mask(scores, fore)
+    assert mask.tolist() == [[1, 0, 0, 0, 0, 0, 0, 0]]
+    mask.sum().backward()
+    assert scores.grad.tolist() == [[1.0] * 8]
+    assert model._mask(scores, fore).tolist() == [[0.0] * 8]  # the teacher has gone
+
+
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
+        checkpoint: Path, data: Path, tmp_path: Path):
+    def run(out: Path, stop_at: int = 0) -> dict[str, torch.Tensor]:
+        def on_step(step: int, note: str) -> None:
+            if step == stop_at:
+                raise OSError('killed')
+        task = make_task(checkpoint, data, teacher_steps=2, cameras_per_step=1)
+        train(task, loop, out, on_step, print)
+        return task.weights()
+
+    loop = dataclasses.replace(LOOP, steps=4, save_every=1)
+    whole = run(tmp_path / 'whole')
+    with pytest.raises(OSError, match='killed'):
+        run(tmp_path / 'halves', stop_at=1)
+    resumed = run(tmp_path / 'halves')
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
 def test_picture_loss_by_hand():

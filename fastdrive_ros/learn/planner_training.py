@@ -64,8 +64,11 @@ class PlannerTrainingConfig:
     readout_frames: int = 0
     """Frames whose query states are kept after the training to fit the readout once more; 0: none.
     A short training shows each picture once or twice, the readout could learn from more."""
-    readout_steps: int = 3000
+    readout_steps: int = 1500
     """Of 256 frames, for that."""
+    readout_dropout: float = 0.5
+    """Share of a state's numbers hidden in each step of it: a few thousand frames are soon known
+    by heart."""
     yaw_weight_m: float = 2.0
     """Metres that an error of one radian counts."""
     freeze_encoder: bool = False
@@ -175,8 +178,16 @@ def fit_prior(head: WaypointHead, ways: Batch, config: PlannerTrainingConfig,
 def fit_readout(head: WaypointHead, ways: Batch, config: PlannerTrainingConfig,
                 seed: int) -> None:
     """Like ``fit_prior``, for what the head reads in the queries' states [M, T, D]."""
-    _fit(lambda batch: head.residuals(batch['states'].float(), batch['ego_history']),
-         [head.readout, head.output], head.config, ways, config.readout_steps, config, seed)
+    head.readout.reset_parameters()
+    nn.init.zeros_(head.output.weight)
+    nn.init.zeros_(head.output.bias)
+
+    def residuals(batch: Batch) -> torch.Tensor:
+        states = functional.dropout(batch['states'].float(), config.readout_dropout)
+        return head.residuals(states, batch['ego_history'])
+
+    _fit(residuals, [head.readout, head.output], head.config, ways, config.readout_steps, config,
+         seed)
 
 
 def _fit(residuals: Callable[[Batch], torch.Tensor], parts: Sequence[nn.Module],
@@ -187,6 +198,7 @@ def _fit(residuals: Callable[[Batch], torch.Tensor], parts: Sequence[nn.Module],
                   for parameter in part.parameters()]
     optimiser = torch.optim.AdamW(parameters, _FIT_RATE, weight_decay=_FIT_DECAY)
     random = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
     for step in range(steps):
         optimiser.param_groups[0]['lr'] = _FIT_RATE * (1.0 - step / steps)
         chosen = torch.randint(len(ways['known']), (_FIT_BATCH,), generator=random)

@@ -64,8 +64,8 @@ class PrunerTask:
         return samples
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return what is trained."""
-        return trained_weights(self.model)
+        """Return what is trained, and how many of the teacher's steps are over."""
+        return {**trained_weights(self.model), 'steps_done': self.model.steps_done}
 
     def picture(self, batch: Batch) -> np.ndarray:
         """

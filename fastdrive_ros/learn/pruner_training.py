@@ -53,6 +53,10 @@ class PrunerTrainingConfig:
     """One decoder for both halves: the paper writes one symbol."""
     fill_value: float = 0.0
     """Of the other region in a wanted picture: what a dropped token is, too. Open."""
+    teacher_steps: int = 200
+    """First steps in which the mask is the tokens' true foreground, with the scores' gradient as
+    ever. Without them a pair of pruner and decoder settled on the opposite: keep the background,
+    and let zeros stand for the foreground (foreground recall 0.03). Open in the paper."""
     ssim_window: int = 11
     """Pixels; the usual gaussian of SSIM. Open."""
     shrink: int = 1
@@ -99,6 +103,7 @@ class PrunerTraining(nn.Module):
         self.decoders = nn.ModuleList(decoders)
         is_foreground = torch.from_numpy(foreground(torch.arange(256, dtype=torch.uint8).numpy()))
         self.register_buffer('is_foreground', is_foreground, persistent=False)
+        self.register_buffer('steps_done', torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch: Batch) -> Batch:
         """Map images uint8 [B, V, H, W, 3], present [B, V], classes [B, V, H, W] to scalars."""
@@ -107,7 +112,7 @@ class PrunerTraining(nn.Module):
         scores = self.scores(tokens, batch['present'])                  # (B, V, n)
         chosen = self._choose(batch['present'])                         # (P, 2): frame, camera
         frame, camera = chosen.unbind(1)
-        mask = straight_through(scores[frame, camera])[..., None]       # (P, n, 1)
+        mask = self._mask(scores[frame, camera], fore[frame, camera])[..., None]    # (P, n, 1)
         kept = tokens[frame, camera] * mask
         dropped = tokens[frame, camera] * (1.0 - mask)
         picture = self._pixels(batch['images'][frame, camera])          # (P, 3, H, W)
@@ -121,6 +126,16 @@ class PrunerTraining(nn.Module):
             figures['loss_back'] = loss_back.detach()
         return {'loss': loss, 'loss_fore': loss_fore.detach(), **figures,
                 **selection_figures(scores.detach(), fore, batch['present'])}
+
+    def _mask(self, scores: torch.Tensor, fore: torch.Tensor) -> torch.Tensor:
+        """Return M~ of scores [P, n]; the true one of fore [P, H, W] in the teacher's steps."""
+        if not self.training:
+            return straight_through(scores)
+        self.steps_done += 1
+        if self.steps_done > self.config.teacher_steps:
+            return straight_through(scores)
+        true = (foreground_share(fore[:, None], scores.shape[1])[:, 0] >= 0.5).to(scores.dtype)
+        return scores + (true - scores).detach()
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 [B, V, H, W, 3] to [B, V, n, D], without gradient."""
@@ -145,7 +160,10 @@ class PrunerTraining(nn.Module):
         count = self.config.cameras_per_step
         if not count or not self.training:
             return present.nonzero()
-        order = torch.rand(present.shape, device=present.device).masked_fill(~present, 2.0)
+        # By the step, not by torch's own generator: a run that goes on draws the same cameras.
+        drawn = torch.rand(present.shape, generator=torch.Generator().manual_seed(
+            int(self.steps_done)))
+        order = drawn.to(present.device).masked_fill(~present, 2.0)
         first = order.argsort(1).argsort(1) < count
         return (first & present).nonzero()
 
