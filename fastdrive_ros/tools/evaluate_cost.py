@@ -1,7 +1,7 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-What a plan costs in multiplications: each row is run on an example, graph by graph counted.
+What a plan costs in multiplications: each row plans once on an example, every graph counted.
 
 Every run of a graph counts by runtime/onnx_cost.py at the shapes it really had, so a method that
 prunes inside the language model pays for the layers before, and one with a scorer pays for that.
@@ -10,7 +10,6 @@ What methods compute outside of graphs (sorting, distances between tokens) is no
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -30,10 +29,7 @@ from fastdrive_ros.runtime.onnx_cost import graph_macs
 from fastdrive_ros.tools.evaluate_models import Models
 from fastdrive_ros.tools.evaluate_rows import Row
 
-# A method that remembers the last cycles (vla_pruner: three) plans the first ones unpruned; the
-# last of these counts.
-_CYCLES = 5
-_CYCLE_NS = 500_000_000
+_STAMP_NS = 1_000_000_000
 
 COUNTING_RULE = (
     'GMAC: 1e9 multiply-accumulates of all MatMul, Gemm and Conv nodes that one plan runs through '
@@ -79,24 +75,19 @@ class _CountedEngine:
 
 
 def _run(models: Models, row: Row, ledger: list[tuple[Path, tuple[tuple[str, int], ...]]]) -> None:
-    """Leave in the ledger what one settled cycle of a row runs through."""
+    """Leave in the ledger what one plan of a row runs through."""
     bundle = models.bundle
     batch = CameraBatch(
         golden_images(len(bundle.cameras), bundle.image_height, bundle.image_width),
         np.ones(len(bundle.cameras), dtype=bool))
-    history = golden_history(bundle.planner['history_steps'])
     budget = num_kept(row.keep_ratio, bundle.num_tokens)
-    planner = models.planner(row.planner, row.method)
     ledger.clear()
-    sight = models.encode(row.method, batch, _CYCLE_NS)
-    encoding = len(ledger)
-    for cycle in range(_CYCLES):
-        del ledger[encoding:]
-        now_ns = (cycle + 1) * _CYCLE_NS
-        kept = models.prune(row.method, dataclasses.replace(sight, stamp_ns=now_ns), budget)
-        planner.plan(kept, _ego(history, now_ns), budget)
+    sight = models.encode(row.method, batch, _STAMP_NS)
+    kept = models.prune(row.method, sight, budget)
+    models.planner(row.planner, row.method).plan(
+        kept, _ego(golden_history(bundle.planner['history_steps'])), budget)
 
 
-def _ego(history: np.ndarray, stamp_ns: int) -> EgoState:
-    return EgoState(stamp_ns, 'map', (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), 0.0,
+def _ego(history: np.ndarray) -> EgoState:
+    return EgoState(_STAMP_NS, 'map', (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), 0.0,
                     float(history[-1, 4]), float(history[-1, 5]), 0.0, history)

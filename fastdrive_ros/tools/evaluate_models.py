@@ -73,6 +73,8 @@ def _check_shared(first: Bundle, other: Bundle) -> None:
                  if first.graph_sha256(graph) != other.graph_sha256(graph)]
     if first.cameras != other.cameras:
         different.append('cameras')
+    different += [name for name in ('history_steps', 'history_dt_s')
+                  if first.planner[name] != other.planner[name]]
     if different:
         raise BundleError(
             f"{other.path} has not the same {', '.join(different)} as {first.path}: planners are "

@@ -21,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from fastdrive_ros.data.records import DataError
+from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.tools.evaluate_store import SceneResult
 from fastdrive_ros.tools.evaluate_worker import Job
 from fastdrive_ros.tools.evaluate_worker import SceneEvaluator
@@ -82,7 +83,9 @@ def evaluate_on_ray(address: str, job: Job, tasks: Sequence[Task], workers: int,
             try:
                 on_result(ray.get(done[0]))
             except ray.exceptions.RayTaskError as error:
-                raise error.as_instanceof_cause() from None
+                if isinstance(error.cause, (DataError, EngineError, OSError)):
+                    raise error.cause from None  # the sentence, without the worker's traceback
+                raise
             except ray.exceptions.RayActorError as error:
                 raise DataError(f'{_DIED} ({error})') from error
             frames += task.drive.num_frames
