@@ -50,8 +50,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_task(checkpoint: Path, data: Path, **config) -> PrunerTask:
-    return PrunerTask(checkpoint, data, CAMERAS, 56, 112,
-                      PrunerTrainingConfig(**{'decoder_layers': 2, **config}), LOOP)
+    config = PrunerTrainingConfig(**{'decoder_layers': 2, 'teacher_steps': 0, **config})
+    return PrunerTask(checkpoint, data, CAMERAS, 56, 112, config, LOOP)
 
 
 def make_batch(task: PrunerTask) -> dict[str, torch.Tensor]:
@@ -73,12 +73,12 @@ def test_the_teacher_shows_the_true_mask_first(checkpoint: Path, data: Path):
     fore = torch.zeros(1, 56, 112, dtype=torch.bool)
     fore[0, :28, :28] = True
     fore[0, 28:, 28:40] = True
-    scores = torch.full((1, 8), -1.0, requires_grad=True)
-    mask = model._mask(scores, fore)
-    assert mask.tolist() == [[1, 0, 0, 0, 0, 0, 0, 0]]
-    mask.sum().backward()
+    scores = torch.tensor([[-1.0] * 7 + [1.0]], requires_grad=True)
+    assert model._mask(scores, fore).tolist() == [[1, 0, 0, 0, 0, 0, 0, 0]]
+    own = model._mask(scores, fore)  # the teacher has gone
+    assert own.tolist() == [[0, 0, 0, 0, 0, 0, 0, 1]]
+    own.sum().backward()
     assert scores.grad.tolist() == [[1.0] * 8]
-    assert model._mask(scores, fore).tolist() == [[0.0] * 8]  # the teacher has gone
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
@@ -87,7 +87,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
         def on_step(step: int, note: str) -> None:
             if step == stop_at:
                 raise OSError('killed')
-        task = make_task(checkpoint, data, teacher_steps=2, cameras_per_step=1)
+        task = make_task(checkpoint, data, teacher_steps=3, cameras_per_step=1)
         train(task, loop, out, on_step, print)
         return task.weights()
 

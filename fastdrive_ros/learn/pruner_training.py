@@ -53,10 +53,11 @@ class PrunerTrainingConfig:
     """One decoder for both halves: the paper writes one symbol."""
     fill_value: float = 0.0
     """Of the other region in a wanted picture: what a dropped token is, too. Open."""
-    teacher_steps: int = 200
+    teacher_steps: int = 80
     """First steps in which the mask is the tokens' true foreground, with the scores' gradient as
-    ever. Without them a pair of pruner and decoder settled on the opposite: keep the background,
-    and let zeros stand for the foreground (foreground recall 0.03). Open in the paper."""
+    ever. Without them pruner and decoder settled on the opposite: keep the background, and let
+    zeros stand for the foreground (foreground recall 0.03). With many more the scores drift, for
+    the mask does not answer. Open in the paper."""
     ssim_window: int = 11
     """Pixels; the usual gaussian of SSIM. Open."""
     shrink: int = 1
@@ -128,7 +129,7 @@ class PrunerTraining(nn.Module):
                 **selection_figures(scores.detach(), fore, batch['present'])}
 
     def _mask(self, scores: torch.Tensor, fore: torch.Tensor) -> torch.Tensor:
-        """Return M~ of scores [P, n]; the true one of fore [P, H, W] in the teacher's steps."""
+        """Return M~ of scores [P, n]; in the teacher's steps with the values of fore [P, H, W]."""
         if not self.training:
             return straight_through(scores)
         self.steps_done += 1
@@ -136,6 +137,15 @@ class PrunerTraining(nn.Module):
             return straight_through(scores)
         true = (foreground_share(fore[:, None], scores.shape[1])[:, 0] >= 0.5).to(scores.dtype)
         return scores + (true - scores).detach()
+
+    def _drawn(self, *shape: int) -> torch.Tensor:
+        """
+        Return numbers in [0, 1) that follow from the step.
+
+        Torch's own generator would make a run that goes on draw other ones.
+        """
+        generator = torch.Generator().manual_seed(int(self.steps_done))
+        return torch.rand(shape, generator=generator)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 [B, V, H, W, 3] to [B, V, n, D], without gradient."""
@@ -160,10 +170,7 @@ class PrunerTraining(nn.Module):
         count = self.config.cameras_per_step
         if not count or not self.training:
             return present.nonzero()
-        # By the step, not by torch's own generator: a run that goes on draws the same cameras.
-        drawn = torch.rand(present.shape, generator=torch.Generator().manual_seed(
-            int(self.steps_done)))
-        order = drawn.to(present.device).masked_fill(~present, 2.0)
+        order = self._drawn(*present.shape).to(present.device).masked_fill(~present, 2.0)
         first = order.argsort(1).argsort(1) < count
         return (first & present).nonzero()
 
