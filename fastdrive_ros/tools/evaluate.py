@@ -36,7 +36,7 @@ What every figure means: docs/evaluation.md.
 _EPILOG = """\
 examples:
   fastdrive evaluate --bundle my_bundle --data my_dataset --out evaluation
-  fastdrive evaluate --bundle my_bundle --data my_nuscenes --split val --out evaluation \\
+  fastdrive evaluate --bundle my_bundle --data my_nuscenes --out evaluation \\
       --pruners recon fastv divprune --keep 0.5 0.25 --controls
   fastdrive evaluate --bundle my_bundle --planner other_bundle --data my_dataset --out evaluation
 """
