@@ -88,7 +88,8 @@ class Exported:
         with torch.inference_mode():
             tokens = hf_image_features(self.made.hf, images)
             states = hf_hidden_states(self.made, tokens, history, keep)
-            return self.made.driving.planner.head.output(states[-6:]).numpy()
+            return self.made.driving.planner.head.residuals(
+                states[None, -6:], history[None])[0].numpy()
 
 
 def request_for(

@@ -132,8 +132,8 @@ def test_the_trained_checkpoint_loads_says_so_and_plans(
     with torch.no_grad():
         tokens = task.model.encode(batch['images'])
         head = task.model.planner.head
-        expected = head.output(task.model.query_states(tokens, batch['ego_history']))
-        expected = expected + head.prior(batch['ego_history'])
+        states = task.model.query_states(tokens, batch['ego_history'])
+        expected = head.residuals(states, batch['ego_history'])
         found = [made.planner(made.vision(batch['images'][i]), torch.arange(16),
                               batch['ego_history'][i]) for i in (0, 1)]
     torch.testing.assert_close(torch.stack(found), expected, atol=1e-4, rtol=1e-4)
@@ -187,6 +187,20 @@ def test_the_prior_learns_the_way_from_odometry_alone(checkpoint: Path, data: Pa
     again = make_task(checkpoint, data, prior_steps=0).model.planner.head
     fit_prior(again, ways, config, seed=0)
     assert all(map(torch.equal, first, again.ego_prior.parameters()))
+
+
+def test_the_readout_is_fitted_once_more_when_all_else_is_done(checkpoint: Path, data: Path):
+    task = make_task(checkpoint, data, readout_frames=8, readout_steps=20)
+    head = task.model.planner.head
+    before = head.output.weight.clone()
+    others = {name: value.clone() for name, value in task.model.named_parameters()
+              if 'readout' not in name and 'output' not in name}
+    seen: list[int] = []
+    task.fit_readout(seen.append)
+    assert seen == [2, 4, 6, 8]
+    assert not torch.equal(head.output.weight, before)
+    after = dict(task.model.named_parameters())
+    assert all(torch.equal(value, after[name]) for name, value in others.items())
 
 
 def test_what_is_seen_from_above_by_hand(data: Path):
