@@ -50,7 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_task(checkpoint: Path, data: Path, **config) -> PrunerTask:
-    config = PrunerTrainingConfig(**{'decoder_layers': 2, 'teacher_steps': 0, **config})
+    config = PrunerTrainingConfig(**{'decoder_layers': 2, 'orient_frames': 0, **config})
     return PrunerTask(checkpoint, data, CAMERAS, 56, 112, config, LOOP)
 
 
@@ -67,18 +67,22 @@ def test_the_mask_is_one_above_zero_and_its_gradient_is_that_of_the_scores():
     assert scores.grad.tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_the_teacher_shows_the_true_mask_first(checkpoint: Path, data: Path):
-    model = make_task(checkpoint, data, teacher_steps=1).model.train()
-    # One picture of 2 x 4 tokens of 28 pixels: token 0 all foreground, token 5 less than half.
-    fore = torch.zeros(1, 56, 112, dtype=torch.bool)
-    fore[0, :28, :28] = True
-    fore[0, 28:, 28:40] = True
-    scores = torch.tensor([[-1.0] * 7 + [1.0]], requires_grad=True)
-    assert model._mask(scores, fore).tolist() == [[1, 0, 0, 0, 0, 0, 0, 0]]
-    own = model._mask(scores, fore)  # the teacher has gone
-    assert own.tolist() == [[0, 0, 0, 0, 0, 0, 0, 1]]
-    own.sum().backward()
-    assert scores.grad.tolist() == [[1.0] * 8]
+def test_a_scorer_that_ranks_the_foreground_last_is_turned(checkpoint: Path, data: Path):
+    model = make_task(checkpoint, data, orient_frames=4).model
+    batch = make_batch(make_task(checkpoint, data))
+
+    def recall() -> float:
+        scores = model.scores(model.encode(batch['images']), batch['present'])
+        fore = model.is_foreground[batch['classes'].int()]
+        return selection_figures(scores, fore, batch['present'])['recall_half'].item()
+
+    before = recall()
+    with torch.no_grad():
+        model.pruner.scorer.weight.neg_()
+        model.pruner.scorer.bias.neg_()
+    assert recall() == pytest.approx(1.0 - before, abs=0.02)
+    model.orient(batch)
+    assert recall() >= 0.5
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
@@ -87,7 +91,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
         def on_step(step: int, note: str) -> None:
             if step == stop_at:
                 raise OSError('killed')
-        task = make_task(checkpoint, data, teacher_steps=3, cameras_per_step=1)
+        task = make_task(checkpoint, data, cameras_per_step=1)
         train(task, loop, out, on_step, print)
         return task.weights()
 

@@ -84,6 +84,8 @@ class Task(Protocol):
     """forward(batch) -> {'loss': ..., other scalars}."""
     settings: Mapping[str, Any]
     """JSON-able; a run goes on only with the same."""
+    rates: Mapping[str, float]
+    """Beginning of a parameter's name -> share of the learning rate that it gets."""
 
     def samples(self, split: str, brightness: float) -> FrameSamples:
         """Return the frames of a split."""
@@ -133,8 +135,9 @@ class _Run:
                  accelerator: Accelerator) -> None:
         self.step, self.note = 0, ''
         self._task, self._config, self._out, self._accelerator = task, config, out, accelerator
-        self._optimiser = torch.optim.AdamW(_groups(task.model, config.weight_decay),
-                                            lr=config.learning_rate, betas=(0.9, 0.98))
+        self._optimiser = torch.optim.AdamW(
+            _groups(task.model, config.weight_decay, task.rates), lr=config.learning_rate,
+            betas=(0.9, 0.98))
         self._window: list[dict[str, float]] = []
         self._load()
         self._model, self._optimiser = accelerator.prepare(task.model, self._optimiser)
@@ -154,7 +157,7 @@ class _Run:
         config, accelerator = self._config, self._accelerator
         self._model.train()
         for group in self._optimiser.param_groups:
-            group['lr'] = learning_rate(self.step, config)
+            group['lr'] = group['share'] * learning_rate(self.step, config)
         with accelerator.autocast():
             figures = self._model(batch)
         if not torch.isfinite(figures['loss']):
@@ -286,11 +289,17 @@ def read_metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(model: nn.Module, weight_decay: float,
+            rates: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return AdamW's groups: biases, norms and single vectors do not decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [{'params': [p for p in trained if p.ndim >= 2], 'weight_decay': weight_decay},
-            {'params': [p for p in trained if p.ndim < 2], 'weight_decay': 0.0}]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            share = next((rates[start] for start in rates if name.startswith(start)), 1.0)
+            decay = weight_decay if parameter.ndim >= 2 else 0.0
+            groups.setdefault((share, decay), []).append(parameter)
+    return [{'params': parameters, 'share': share, 'weight_decay': decay}
+            for (share, decay), parameters in groups.items()]
 
 
 def _begin(out: Path, settings: Mapping[str, Any]) -> None:

@@ -43,6 +43,7 @@ class PlannerTask:
     """learn.loop.Task of `fastdrive train planner`."""
 
     name = 'planner'
+    rates: Mapping[str, float] = {}
 
     def __init__(self, checkpoint: Path, data: Path, cameras: tuple[str, ...], height: int,
                  width: int, config: PlannerTrainingConfig, loop: LoopConfig) -> None:

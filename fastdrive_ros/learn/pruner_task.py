@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 
 from fastdrive_ros.core.overlay import heat
 from fastdrive_ros.learn.checkpoint import checkpoint_sha256
@@ -52,6 +53,11 @@ class PrunerTask:
         pruner = ReconPruner(ReconPrunerConfig.for_model(qwen.config.text_config), len(cameras),
                              vision.grid_height, vision.grid_width)
         self.model = PrunerTraining(vision, pruner, qwen.model.language_model, config)
+        if config.orient_frames:
+            samples = self.samples('train', 0.0)
+            places = np.linspace(0, len(samples) - 1, min(config.orient_frames, len(samples)))
+            self.model.orient(default_collate([samples[round(place)] for place in places]))
+        self.rates: Mapping[str, float] = {'pruner.': config.pruner_rate}
         self.settings: Mapping[str, Any] = {
             'checkpoint_sha256': checkpoint_sha256(checkpoint), 'data': self.data_name,
             'cameras': list(cameras), 'height': height, 'width': width,
@@ -64,7 +70,7 @@ class PrunerTask:
         return samples
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return what is trained, and how many of the teacher's steps are over."""
+        """Return what is trained, and how many steps are over, which decides what is drawn."""
         return {**trained_weights(self.model), 'steps_done': self.model.steps_done}
 
     def picture(self, batch: Batch) -> np.ndarray:

@@ -53,11 +53,14 @@ class PrunerTrainingConfig:
     """One decoder for both halves: the paper writes one symbol."""
     fill_value: float = 0.0
     """Of the other region in a wanted picture: what a dropped token is, too. Open."""
-    teacher_steps: int = 80
-    """First steps in which the mask is the tokens' true foreground, with the scores' gradient as
-    ever. Without them pruner and decoder settled on the opposite: keep the background, and let
-    zeros stand for the foreground (foreground recall 0.03). With many more the scores drift, for
-    the mask does not answer. Open in the paper."""
+    orient_frames: int = 16
+    """Frames to look at before the first step: if the untrained scorer ranks their foreground
+    last, its sign is turned. The loss hardly minds whether kept tokens show the foreground or
+    leave it out (a token knows its neighbours), so chance would decide. 0: let it. Open in the
+    paper."""
+    pruner_rate: float = 0.1
+    """The pruner's share of the learning rate. At the decoder's own rate a few steps move all
+    scores across zero at once, and the decoder has to begin anew. Open in the paper."""
     ssim_window: int = 11
     """Pixels; the usual gaussian of SSIM. Open."""
     shrink: int = 1
@@ -113,7 +116,7 @@ class PrunerTraining(nn.Module):
         scores = self.scores(tokens, batch['present'])                  # (B, V, n)
         chosen = self._choose(batch['present'])                         # (P, 2): frame, camera
         frame, camera = chosen.unbind(1)
-        mask = self._mask(scores[frame, camera], fore[frame, camera])[..., None]    # (P, n, 1)
+        mask = straight_through(scores[frame, camera])[..., None]       # (P, n, 1)
         kept = tokens[frame, camera] * mask
         dropped = tokens[frame, camera] * (1.0 - mask)
         picture = self._pixels(batch['images'][frame, camera])          # (P, 3, H, W)
@@ -128,16 +131,6 @@ class PrunerTraining(nn.Module):
         return {'loss': loss, 'loss_fore': loss_fore.detach(), **figures,
                 **selection_figures(scores.detach(), fore, batch['present'])}
 
-    def _mask(self, scores: torch.Tensor, fore: torch.Tensor) -> torch.Tensor:
-        """Return M~ of scores [P, n]; in the teacher's steps with the values of fore [P, H, W]."""
-        if not self.training:
-            return straight_through(scores)
-        self.steps_done += 1
-        if self.steps_done > self.config.teacher_steps:
-            return straight_through(scores)
-        true = (foreground_share(fore[:, None], scores.shape[1])[:, 0] >= 0.5).to(scores.dtype)
-        return scores + (true - scores).detach()
-
     def _drawn(self, *shape: int) -> torch.Tensor:
         """
         Return numbers in [0, 1) that follow from the step.
@@ -146,6 +139,15 @@ class PrunerTraining(nn.Module):
         """
         generator = torch.Generator().manual_seed(int(self.steps_done))
         return torch.rand(shape, generator=generator)
+
+    def orient(self, batch: Batch) -> None:
+        """Turn the scorer's sign unless most foreground is in the better half of the tokens."""
+        with torch.no_grad():
+            scores = self.scores(self.encode(batch['images']), batch['present'])
+            fore = self.is_foreground[batch['classes'].int()]
+            if selection_figures(scores, fore, batch['present'])['recall_half'] < 0.5:
+                self.pruner.scorer.weight.neg_()
+                self.pruner.scorer.bias.neg_()
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 [B, V, H, W, 3] to [B, V, n, D], without gradient."""
@@ -170,6 +172,7 @@ class PrunerTraining(nn.Module):
         count = self.config.cameras_per_step
         if not count or not self.training:
             return present.nonzero()
+        self.steps_done += 1
         order = self._drawn(*present.shape).to(present.device).masked_fill(~present, 2.0)
         first = order.argsort(1).argsort(1) < count
         return (first & present).nonzero()
