@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import math
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -245,7 +246,7 @@ def _add_sensor(tables: dict[str, list[dict[str, Any]]], root: Path, scene: Tiny
 def _put_picture(path: Path, real: Path | None, camera: Camera, stamp_us: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if real:
-        path.symlink_to(real)
+        shutil.copyfile(real, path)  # a link would let the next picture be written through it
     else:
         path.write_bytes(make_jpeg(camera.height, camera.width, stamp_us % (1 << 31)).tobytes())
 
