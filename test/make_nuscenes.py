@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import math
+import shutil
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
