@@ -24,6 +24,8 @@ from fastdrive_ros.learn.loop import LoopConfig
 from fastdrive_ros.learn.loop import train
 from fastdrive_ros.learn.loop import trained_weights
 from fastdrive_ros.learn.pruner_task import PrunerTask
+from fastdrive_ros.learn.pruner_task import load_training
+from fastdrive_ros.learn.pruner_task import rebuilt_picture
 from fastdrive_ros.learn.pruner_training import PrunerTrainingConfig
 from fastdrive_ros.learn.pruner_training import foreground_share
 from fastdrive_ros.learn.pruner_training import selection_figures
@@ -65,6 +67,23 @@ def test_the_mask_is_one_above_zero_and_its_gradient_is_that_of_the_scores():
     assert mask.tolist() == [0.0, 0.0, 1.0, 1.0]
     (mask * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
     assert scores.grad.tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_random_threshold_keeps_another_share_of_each_frame_and_half_where_it_is_shown(
+        checkpoint: Path, data: Path):
+    model = make_task(checkpoint, data, threshold='random').model
+    scores = torch.arange(16.0).view(1, 2, 8) - 100.0  # not one above zero
+    present = torch.ones(1, 2, dtype=torch.bool)
+
+    def kept(generator: torch.Generator | None, there: torch.Tensor = present) -> int:
+        return int((model._over_threshold(scores, there, generator) > 0).sum())
+
+    drawn = {kept(torch.Generator().manual_seed(seed)) for seed in range(60)}
+    assert drawn == set(range(1, 15))  # a tenth to nine tenths of 16, rounded down
+    assert kept(None) == 8
+    # Half of the camera that is there.
+    scores[:, 0] = -torch.inf
+    assert kept(None, torch.tensor([[False, True]])) == 4
 
 
 def test_a_scorer_that_ranks_the_foreground_last_is_turned(checkpoint: Path, data: Path):
@@ -183,6 +202,20 @@ def test_the_encoder_is_frozen_and_not_saved(checkpoint: Path, data: Path, tmp_p
     assert (tmp_path / 'run' / 'pictures' / '0000002.png').is_file()
 
 
+def test_a_run_can_be_looked_at_and_another_checkpoint_is_refused(
+        checkpoint: Path, data: Path, tmp_path: Path):
+    task = make_task(checkpoint, data)
+    train(task, LOOP, tmp_path / 'run', lambda step, note: None, print)
+    loaded = load_training(tmp_path / 'run', checkpoint)
+    batch = make_batch(task)
+    assert np.array_equal(rebuilt_picture(loaded, batch), task.picture(batch))
+    other = write_checkpoint(tmp_path / 'other', seed=1)
+    with pytest.raises(DataError, match='was trained on another checkpoint than .*other'):
+        load_training(tmp_path / 'run', other)
+    with pytest.raises(DataError, match='is no run of `fastdrive train pruner`'):
+        load_training(tmp_path, checkpoint)
+
+
 def test_the_trained_pruner_loads_and_says_how_it_was_made(
         checkpoint: Path, data: Path, tmp_path: Path):
     task = make_task(checkpoint, data)
@@ -199,7 +232,7 @@ def test_the_trained_pruner_loads_and_says_how_it_was_made(
 
 @pytest.mark.parametrize('config', [
     {'target': 'mask'}, {'adversarial': False}, {'init': 'random'}, {'shared_decoder': False},
-    {'shrink': 2}, {'cameras_per_step': 1}, {'decoder_hidden_size': 32}])
+    {'shrink': 2}, {'cameras_per_step': 1}, {'threshold': 'random'}, {'decoder_hidden_size': 32}])
 def test_every_choice_runs_and_reaches_the_pruner(checkpoint: Path, data: Path, config: dict):
     task = make_task(checkpoint, data, **config)
     figures = task.model(make_batch(task))

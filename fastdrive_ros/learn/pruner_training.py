@@ -29,6 +29,9 @@ from fastdrive_ros.learn.vision import FixedGridVision
 
 Batch = dict[str, torch.Tensor]
 
+_SHARES = 0.1, 0.9
+"""Smallest and largest share of tokens that a random threshold keeps."""
+
 
 @dataclass(frozen=True)
 class PrunerTrainingConfig:
@@ -53,6 +56,10 @@ class PrunerTrainingConfig:
     """One decoder for both halves: the paper writes one symbol."""
     fill_value: float = 0.0
     """Of the other region in a wanted picture: what a dropped token is, too. Open."""
+    threshold: str = 'zero'
+    """'zero': M = 1[S > 0] (paper's eq. 3), which trains where the line between both regions is;
+    'random': the best r of a frame's tokens, r drawn anew for every frame between 0.1 and 0.9.
+    The vehicle keeps the best K, whatever the sign: this trains the order in which tokens go."""
     orient_frames: int = 16
     """Frames to look at before the first step: if the untrained scorer ranks their foreground
     last, its sign is turned. The loss hardly minds whether kept tokens show the foreground or
@@ -71,7 +78,8 @@ class PrunerTrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing."""
-        words = {'target': ('pixels', 'mask'), 'init': ('language_model', 'random')}
+        words = {'target': ('pixels', 'mask'), 'init': ('language_model', 'random'),
+                 'threshold': ('zero', 'random')}
         for name, known in words.items():
             if getattr(self, name) not in known:
                 raise ValueError(f'{name} must be one of {", ".join(known)}, found '
@@ -114,9 +122,11 @@ class PrunerTraining(nn.Module):
         tokens = self.encode(batch['images'])                           # (B, V, n, D)
         fore = self.is_foreground[batch['classes'].int()]               # (B, V, H, W)
         scores = self.scores(tokens, batch['present'])                  # (B, V, n)
-        chosen = self._choose(batch['present'])                         # (P, 2): frame, camera
+        generator = torch.Generator().manual_seed(int(self.steps_done))
+        over = self._over_threshold(scores, batch['present'], generator)
+        chosen = self._choose(batch['present'], generator)              # (P, 2): frame, camera
         frame, camera = chosen.unbind(1)
-        mask = straight_through(scores[frame, camera])[..., None]       # (P, n, 1)
+        mask = straight_through(over[frame, camera])[..., None]         # (P, n, 1)
         kept = tokens[frame, camera] * mask
         dropped = tokens[frame, camera] * (1.0 - mask)
         picture = self._pixels(batch['images'][frame, camera])          # (P, 3, H, W)
@@ -131,14 +141,18 @@ class PrunerTraining(nn.Module):
         return {'loss': loss, 'loss_fore': loss_fore.detach(), **figures,
                 **selection_figures(scores.detach(), fore, batch['present'])}
 
-    def _drawn(self, *shape: int) -> torch.Tensor:
-        """
-        Return numbers in [0, 1) that follow from the step.
-
-        Torch's own generator would make a run that goes on draw other ones.
-        """
-        generator = torch.Generator().manual_seed(int(self.steps_done))
-        return torch.rand(shape, generator=generator)
+    def _over_threshold(self, scores: torch.Tensor, present: torch.Tensor,
+                        generator: torch.Generator | None) -> torch.Tensor:
+        """Return scores [B, V, n] less what a token must beat; half of them where not training."""
+        if self.config.threshold == 'zero':
+            return scores
+        share = torch.full((len(scores),), 0.5)
+        if self.training and generator is not None:
+            lowest, highest = _SHARES
+            share = lowest + (highest - lowest) * torch.rand(len(scores), generator=generator)
+        kept = (share.to(scores.device) * present.sum(1) * scores.shape[2]).long()
+        ordered = scores.detach().flatten(1).sort(dim=1, descending=True).values
+        return scores - ordered.gather(1, kept[:, None])[..., None]
 
     def orient(self, batch: Batch) -> None:
         """Turn the scorer's sign unless most foreground is in the better half of the tokens."""
@@ -161,20 +175,25 @@ class PrunerTraining(nn.Module):
 
     def rebuild(self, tokens: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map one frame's [V, n, D] and [V, n] to what kept and dropped tokens show."""
-        mask = straight_through(scores)[..., None]
-        halves = tokens * mask, tokens * (1.0 - mask)
+        present = scores.isfinite().all(1)
+        mask = straight_through(self._over_threshold(scores[None], present[None], None)[0])
+        halves = tokens * mask[..., None], tokens * (1.0 - mask[..., None])
         shown = [decoder(half) for decoder, half in zip((self.decoders[0], self.decoders[-1]),
                                                         halves)]
         return tuple(map(torch.sigmoid, shown)) if self.config.target == 'mask' else tuple(shown)
 
-    def _choose(self, present: torch.Tensor) -> torch.Tensor:
+    def _choose(self, present: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Return which (frame, camera) pairs are rebuilt in this step."""
         count = self.config.cameras_per_step
-        if not count or not self.training:
+        if not self.training:
             return present.nonzero()
         self.steps_done += 1
-        order = self._drawn(*present.shape).to(present.device).masked_fill(~present, 2.0)
-        first = order.argsort(1).argsort(1) < count
+        if not count:
+            return present.nonzero()
+        # What is drawn follows from the step: torch's own generator would make a run that goes
+        # on draw other cameras.
+        drawn = torch.rand(present.shape, generator=generator).to(present.device)
+        first = drawn.masked_fill(~present, 2.0).argsort(1).argsort(1) < count
         return (first & present).nonzero()
 
     def _loss(self, picture: torch.Tensor, region: torch.Tensor, tokens: torch.Tensor,

@@ -32,6 +32,7 @@ VERBS = {
     'data': 'make, import, label and look at datasets',
     'train': 'train a planner on drives, a pruner on foreground masks',
     'evaluate': 'compare pruning methods open loop: L2, collision, boundary, foreground',
+    'visualize': 'draw what each method keeps, its plans, and what is rebuilt',
     'bag': 'turn nuScenes or a dataset into a bag, a bag into a dataset',
     'bench': 'measure preprocessing, the node and its memory',
 }
