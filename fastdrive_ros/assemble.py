@@ -78,8 +78,9 @@ def method_graphs(bundle: Bundle, method: str) -> tuple[str, ...]:
     if lacking := [graph for graph in graphs if graph not in available]:
         raise BundleError(
             f"pruner '{method}' needs the graphs {', '.join(lacking)}, {bundle.path} has "
-            f"{', '.join(available)}: export the bundle again with `fastdrive export --rivals`, "
-            'or choose another pruner')
+            f"{', '.join(available)}: export the bundle again with `fastdrive export "
+            f"{'--plan-pruner FILE' if 'plan_pruner' in lacking else '--rivals'}`, or choose "
+            'another pruner')
     return graphs
 
 

@@ -26,12 +26,18 @@ from fastdrive_ros.runtime.engine import Engine
 JOINED = 'perception'
 """The graph that is encoder and ReconPruner in one."""
 _NOTHING: frozenset[str] = frozenset()
+# What a method looks at -> the graph that scores every token.
+_SCORERS = {'scores': 'recon_pruner', 'plan_scores': 'plan_pruner'}
 
 
 def perception_graphs(method: str) -> tuple[str, ...]:
     """Return the graphs that a method needs before the planner."""
     needs = _NOTHING if method in INSIDE else make_pruner(method).needs
-    return (_encoder(needs), *(('recon_pruner',) if 'scores' in needs else ()))
+    return (_encoder(needs), *_scorers(needs))
+
+
+def _scorers(needs: frozenset[str]) -> list[str]:
+    return [graph for need, graph in _SCORERS.items() if need in needs]
 
 
 def _encoder(needs: frozenset[str]) -> str:
@@ -96,12 +102,12 @@ class Perception:
                      attention=out.get('attention'), features=out.get('features'))
 
     def _score(self, sight: Sight) -> Sight:
-        """Add ReconPruner's scores where the method looks at them."""
-        if 'scores' not in self.needs:
-            return sight
-        out = self._engines['recon_pruner'].run({
-            'visual_tokens': sight.tokens,                                            # (N, D)
-            'camera_present': sight.present,                                          # (V,)
-            # The graph's own choice goes unused: the budget's rules are the same for all methods.
-            'num_kept_tokens': np.asarray(1, np.int64)})
-        return dataclasses.replace(sight, scores=out['scores'])                       # (N,)
+        """Add the learned scores where the method looks at them."""
+        for graph in _scorers(self.needs):
+            out = self._engines[graph].run({
+                'visual_tokens': sight.tokens,                                        # (N, D)
+                'camera_present': sight.present,                                      # (V,)
+                # The graph's own choice goes unused: the budget's rules are the same for all.
+                'num_kept_tokens': np.asarray(1, np.int64)})
+            sight = dataclasses.replace(sight, scores=out['scores'])                  # (N,)
+        return sight

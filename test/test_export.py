@@ -36,6 +36,7 @@ from fastdrive_ros.learn.graphs import export_graph  # noqa: E402
 from fastdrive_ros.learn.graphs import run_onnx  # noqa: E402
 from fastdrive_ros.learn.nano import PRUNER_FILE  # noqa: E402
 from fastdrive_ros.learn.nano import write_nano_checkpoint  # noqa: E402
+from fastdrive_ros.learn.recon_pruner import load_pruner  # noqa: E402
 from fastdrive_ros.learn.recon_pruner import select_tokens  # noqa: E402
 from fastdrive_ros.learn.rival_export import check_whole  # noqa: E402
 from fastdrive_ros.learn.waypoint_head import HEAD_FILE  # noqa: E402
@@ -155,6 +156,30 @@ def test_chain_equals_transformers(export, num_cameras: int, grid: tuple[int, in
     keep = torch.from_numpy(seen['kept_indices'])
     assert relative(plan, it.transformers_plan(images, history, keep)) <= TOLERANCE
     assert relative(plan, it.transformers_plan(images, history)) > 10 * TOLERANCE
+
+
+def test_a_second_pruner_is_a_graph_of_its_own(tmp_path: Path) -> None:
+    """Method 'plan' scores with the weights of --plan-pruner, 'recon' with those of --pruner."""
+    checkpoint = write_checkpoint(tmp_path / 'one')
+    other = write_checkpoint(tmp_path / 'other', seed=1) / PRUNER_FILE
+    request = dataclasses.replace(request_for(checkpoint, tmp_path / 'out'), plan_pruner=other)
+    bundle = export_bundle(request, lambda line: None)
+    engines = load_engines(bundle, graphs=('vision_encoder', 'recon_pruner', 'plan_pruner'))
+    tokens = np.random.default_rng(0).normal(size=(bundle.num_tokens, HIDDEN_SIZE))
+    feeds = {'visual_tokens': tokens.astype(np.float32), 'camera_present': np.ones(1, bool),
+             'num_kept_tokens': np.array(3)}
+    scores = {graph: engines.engines[graph].run(feeds)['scores']
+              for graph in ('recon_pruner', 'plan_pruner')}
+    grid = bundle.grid_height, bundle.grid_width
+    for graph, file in (('recon_pruner', checkpoint / PRUNER_FILE), ('plan_pruner', other)):
+        expected = load_pruner(file, 1, *grid).scores(
+            torch.from_numpy(feeds['visual_tokens'])[None], torch.ones(1, 1, dtype=torch.bool))
+        assert relative(scores[graph], expected[0].detach().numpy()) <= TOLERANCE
+    assert "Pruner 'plan': not trained" in bundle.manifest['training']
+    with pytest.raises(ExportError, match='expected a ReconPruner .*absent.*no such file'):
+        export_bundle(dataclasses.replace(request, out=tmp_path / 'no', plan_pruner=Path(
+            tmp_path / 'absent')), lambda line: None)
+    assert not (tmp_path / 'no').exists()
 
 
 def test_absent_camera_equals_its_columns_masked(export) -> None:

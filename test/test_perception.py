@@ -33,7 +33,7 @@ Make = Callable[..., Perception]
 
 @pytest.fixture(scope='module')
 def engines(rival_bundle: Bundle) -> Iterator[Mapping[str, Engine]]:
-    graphs = ('vision_encoder', 'vision_attention', 'recon_pruner')
+    graphs = ('vision_encoder', 'vision_attention', 'recon_pruner', 'plan_pruner')
     loaded = load_engines(rival_bundle, backend='onnxruntime', graphs=graphs, num_threads=1)
     yield loaded.engines
     for engine in loaded.engines.values():
@@ -47,6 +47,7 @@ def make(engines: Mapping[str, Engine]) -> Make:
 
 def test_a_method_needs_only_the_graphs_it_looks_at() -> None:
     assert perception_graphs('recon') == ('vision_encoder', 'recon_pruner')
+    assert perception_graphs('plan') == ('vision_encoder', 'plan_pruner')
     assert perception_graphs('vispruner') == ('vision_attention',)
     assert perception_graphs('divprune') == perception_graphs('fastv') == ('vision_encoder',)
 
@@ -56,10 +57,11 @@ def test_a_sight_holds_what_the_method_asked_for_and_no_more(make: Make, method:
     perception = make(method)
     sight = perception.encode(IMAGES, EVERYONE, 5)
     assert sight.tokens.shape == (48, 16) and sight.stamp_ns == 5
+    looked_at = {need.removeprefix('plan_') for need in perception.needs}
     shapes = {'scores': (48,), 'attention': (48,), 'features': (48, 8)}
     for name, shape in shapes.items():
         value = getattr(sight, name)
-        assert (value is not None) == (name in perception.needs)
+        assert (value is not None) == (name in looked_at)
         assert value is None or value.shape == shape
 
 
@@ -76,6 +78,19 @@ def test_recon_keeps_what_the_graph_itself_would_keep(
         np.testing.assert_array_equal(kept.indices, own['kept_indices'])
         np.testing.assert_array_equal(kept.tokens, own['kept_tokens'])
         np.testing.assert_array_equal(kept.scores, own['scores'])
+
+
+def test_each_learned_method_asks_its_own_graph(make: Make, engines: Mapping[str, Engine]) -> None:
+    asked = []
+
+    class Counted(dict):
+        def __getitem__(self, graph: str) -> Engine:
+            asked.append(graph)
+            return super().__getitem__(graph)
+
+    for method in ('recon', 'plan'):
+        Perception(Counted(engines), method, 2, 4).encode(IMAGES, EVERYONE, 0)
+    assert asked == ['vision_encoder', 'recon_pruner', 'vision_encoder', 'plan_pruner']
 
 
 @pytest.mark.parametrize('method', BEFORE)

@@ -213,13 +213,14 @@ def test_every_method_plans_and_says_that_it_did(rival_bundle: Bundle, assembly:
     assert not np.any(result.kept.indices // 8 == built.bundle.cameras.index('CAM_BACK'))
 
 
-@pytest.mark.parametrize('method', ['fastv', 'vispruner'])
+@pytest.mark.parametrize('method', ['fastv', 'vispruner', 'plan'])
 def test_a_method_without_its_graphs_is_refused_at_the_start(
         tiny_bundle: Bundle, method: str) -> None:
     lacking = {'fastv': 'planner_embed, planner_layer_00, planner_output',
-               'vispruner': 'vision_attention'}[method]
+               'vispruner': 'vision_attention', 'plan': 'plan_pruner'}[method]
+    option = '--plan-pruner FILE' if method == 'plan' else '--rivals'
     with pytest.raises(BundleError, match=f"pruner '{method}' needs the graphs {lacking}, .* has "
-                                          'vision_encoder, .*fastdrive export --rivals'):
+                                          f'vision_encoder, .*fastdrive export {option}'):
         build_pipeline(check_settings({'bundle': str(tiny_bundle.path), 'pruner': method}))
 
 

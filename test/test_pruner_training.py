@@ -27,14 +27,14 @@ from fastdrive_ros.learn.pruner_task import PrunerTask
 from fastdrive_ros.learn.pruner_task import load_training
 from fastdrive_ros.learn.pruner_task import rebuilt_picture
 from fastdrive_ros.learn.pruner_training import PrunerTrainingConfig
-from fastdrive_ros.learn.pruner_training import foreground_share
-from fastdrive_ros.learn.pruner_training import selection_figures
 from fastdrive_ros.learn.recon_pruner import ReconPrunerConfig
 from fastdrive_ros.learn.recon_pruner import load_pruner
 from fastdrive_ros.learn.reconstruction import Reconstructor
 from fastdrive_ros.learn.reconstruction import picture_loss
-from fastdrive_ros.learn.reconstruction import straight_through
 from fastdrive_ros.learn.reconstruction import tiled
+from fastdrive_ros.learn.selection import foreground_share
+from fastdrive_ros.learn.selection import selection_figures
+from fastdrive_ros.learn.selection import straight_through
 
 LOOP = LoopConfig(steps=2, batch_size=2, precision='fp32', num_workers=0, log_every=1,
                   validate_every=2, validation_batches=1, picture_every=2, save_every=2)

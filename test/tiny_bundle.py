@@ -29,6 +29,7 @@ from fastdrive_ros.runtime.bundle import golden_history
 from fastdrive_ros.runtime.bundle import golden_images
 from fastdrive_ros.runtime.bundle import write_bundle
 from fastdrive_ros.runtime.engine import layer_graphs
+from fastdrive_ros.runtime.golden import PLAN_PREFIX
 from fastdrive_ros.runtime.golden import golden_of_vision
 from fastdrive_ros.runtime.golden import run_layers
 from fastdrive_ros.runtime.onnx_file import onnx_specs
@@ -229,6 +230,8 @@ def _write_golden(partial: Path) -> None:
         'kept_indices': kept['kept_indices'],
         'waypoint_residuals': run('planner', feeds)['waypoint_residuals'],
     }
+    if (partial / 'plan_pruner.onnx').exists():  # the same weights as recon_pruner's
+        golden |= {PLAN_PREFIX + name: kept[name] for name in ('scores', 'kept_indices')}
     if layers := layer_graphs(path.stem for path in partial.glob('*.onnx')):
         _, golden['layer_attention'] = run_layers(run, layers, feeds, NUM_WAYPOINTS)
         golden |= golden_of_vision(run('vision_attention', {'images': golden_images(

@@ -56,6 +56,8 @@ def write_tiny_rivals(path: Path, seed: int = 7) -> Bundle:
     whole += [helper.make_node('Slice', [f'rows_{NUM_LAYERS}', 'from', 'to'], ['queries']),
               *_output('queries')]
     models |= {
+        # The same network as ReconPruner's, here the same weights, too.
+        'plan_pruner': models['recon_pruner'],
         'vision_attention': _vision_attention(models['vision_encoder'], rng),
         'planner': model(whole, [*_KEPT, _EGO], _RESIDUALS),
         'planner_embed': model(_embed('hidden'), [*_KEPT, _EGO], [_rows('hidden'), _SLOTS]),

@@ -56,11 +56,7 @@ def load_driving_model(
     vision_config = config.get('vision_config', {})
     multiple = vision_config.get('patch_size', 14) * vision_config.get('spatial_merge_size', 2)
     require_whole_tokens(height, width, multiple)
-    if not pruner_file.is_file():
-        raise ExportError(
-            f'expected a ReconPruner (safetensors) at {pruner_file}, found no such file: name it '
-            'with --pruner'
-        )
+    _require_pruner(pruner_file)
     model, tokenizer = open_checkpoint(checkpoint)
     model.eval().requires_grad_(False)
     grid = height // multiple, width // multiple
@@ -77,6 +73,27 @@ def load_driving_model(
         raise ExportError(str(error)) from error
     planner = WaypointPlanner(model.model.language_model, head.requires_grad_(False), prompt)
     return DrivingModel(vision.eval(), pruner, planner.eval(), prompt, tokenizer)
+
+
+def load_pruner_for(model: DrivingModel, pruner_file: Path) -> ReconPruner:
+    """Read another pruner for the same tokens; ExportError where it is for other ones."""
+    _require_pruner(pruner_file)
+    vision = model.vision
+    try:
+        pruner = load_pruner(pruner_file, vision.num_images, vision.grid_height,
+                             vision.grid_width).requires_grad_(False)
+        _require_same_width(pruner_file, pruner, model.pruner.config.hidden_size)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    return pruner
+
+
+def _require_pruner(pruner_file: Path) -> None:
+    if not pruner_file.is_file():
+        raise ExportError(
+            f'expected a ReconPruner (safetensors) at {pruner_file}, found no such file: name it '
+            'with --pruner'
+        )
 
 
 def require_whole_tokens(height: int, width: int, multiple: int) -> None:

@@ -9,6 +9,7 @@ moved into place, and on any error nothing stays behind.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import shutil
 import time
@@ -32,6 +33,7 @@ from fastdrive_ros.learn.checkpoint import ARCHITECTURE
 from fastdrive_ros.learn.checkpoint import DrivingModel
 from fastdrive_ros.learn.checkpoint import checkpoint_sha256
 from fastdrive_ros.learn.checkpoint import load_driving_model
+from fastdrive_ros.learn.checkpoint import load_pruner_for
 from fastdrive_ros.learn.graph_checks import check_perception
 from fastdrive_ros.learn.graph_checks import check_planner
 from fastdrive_ros.learn.graph_checks import check_pruner
@@ -52,6 +54,7 @@ from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import golden_history
 from fastdrive_ros.runtime.bundle import golden_images
 from fastdrive_ros.runtime.bundle import write_bundle
+from fastdrive_ros.runtime.golden import PLAN_PREFIX
 from fastdrive_ros.runtime.onnx_file import onnx_specs
 
 TOLERANCE = 1e-4
@@ -62,6 +65,9 @@ CHECKS = {
     'planner': check_planner,
 }
 GRAPHS = tuple(CHECKS)
+_PRUNER_INPUTS = 'visual_tokens', 'camera_present', 'num_kept_tokens'
+_PRUNER_OUTPUTS = ['kept_tokens', 'kept_indices', 'scores']
+_KEPT_DIMS = {'kept_tokens': {0: 'K'}, 'kept_indices': {0: 'K'}}
 GOLDEN_FILE = 'golden.npz'
 GOLDEN_KEEP_RATIO = 0.5
 # The cut through close scores may fall differently on another backend; fp16 and bf16 need room.
@@ -79,6 +85,8 @@ class ExportRequest:
     cameras: tuple[str, ...]
     height: int
     width: int
+    plan_pruner: Path | None = None
+    """A pruner that a planner taught (learn/plan_keeping.py), for method 'plan'."""
     rivals: bool = False
     """Write the graphs of rival_graphs.py, too."""
     force: bool = False
@@ -97,10 +105,17 @@ def export_bundle(request: ExportRequest, report: Callable[[str], None] = print)
     partial = request.out.with_name(request.out.name + PARTIAL_SUFFIX)
     with _scratch_folder(partial):
         differences = _write_graphs(model, partial, request.rivals, report)
+        training = f'Pruner: {model.pruner.config.training}.'
+        if request.plan_pruner:
+            taught = dataclasses.replace(model, pruner=load_pruner_for(model, request.plan_pruner))
+            training += f" Pruner 'plan': {taught.pruner.config.training}."
+            with _timed(report, 'export plan_pruner and compare it with torch'):
+                differences['plan_pruner'] = _write_pruner(taught, partial, 'plan_pruner')
         with _timed(report, 'golden outputs by ONNX Runtime'):
-            num_golden = _write_golden(model, partial, request.rivals)
+            num_golden = _write_golden(model, partial, request)
         model.tokenizer.save_pretrained(partial / 'tokenizer')
         manifest = _manifest(request, model, partial, differences, num_golden)
+        manifest['training'] = f"{training} {manifest['training']}"
         with _timed(report, f'verify and move to {request.out}'):
             return write_bundle(request.out, manifest)
 
@@ -158,19 +173,16 @@ def _write_graphs(
 ) -> dict[str, Difference]:
     example = _example_inputs(model)
     plan = _pick(example, 'kept_tokens', 'kept_indices', 'ego_history')
-    kept_dims = {'kept_tokens': {0: 'K'}, 'kept_indices': {0: 'K'}}
     exports: tuple[tuple[str, nn.Module, dict[str, torch.Tensor], list[str]], ...] = (
         ('vision_encoder', model.vision, _pick(example, 'images'), ['visual_tokens']),
-        ('recon_pruner', model.pruner,
-         _pick(example, 'visual_tokens', 'camera_present', 'num_kept_tokens'),
-         ['kept_tokens', 'kept_indices', 'scores']),
+        ('recon_pruner', model.pruner, _pick(example, *_PRUNER_INPUTS), _PRUNER_OUTPUTS),
         ('planner', model.planner, plan, ['waypoint_residuals']),
     )
     differences: dict[str, Difference] = {}
     paths = {graph: folder / f'{graph}.onnx' for graph in GRAPHS}
     for graph, module, inputs, outputs in exports:
         with _timed(report, f'export {graph}'):
-            export_graph(module, inputs, outputs, kept_dims, paths[graph])
+            export_graph(module, inputs, outputs, _KEPT_DIMS, paths[graph])
         differences[graph] = _compare(graph, model, paths[graph], report)
     join_perception(paths['vision_encoder'], paths['recon_pruner'], paths['perception'])
     differences['perception'] = _compare('perception', model, paths['perception'], report)
@@ -178,6 +190,14 @@ def _write_graphs(
         with _timed(report, 'export the graphs for rival methods and compare them with torch'):
             differences |= write_rivals(model, example, folder, TOLERANCE)
     return differences
+
+
+def _write_pruner(model: DrivingModel, folder: Path, graph: str) -> Difference:
+    """Write the model's pruner under another name."""
+    path = folder / f'{graph}.onnx'
+    export_graph(model.pruner, _pick(_example_inputs(model), *_PRUNER_INPUTS), _PRUNER_OUTPUTS,
+                 _KEPT_DIMS, path)
+    return check_pruner(model, path, TOLERANCE)
 
 
 def _compare(
@@ -214,7 +234,7 @@ def _pick(tensors: Mapping[str, torch.Tensor], *names: str) -> dict[str, torch.T
     return {name: tensors[name] for name in names}
 
 
-def _write_golden(model: DrivingModel, folder: Path, rivals: bool) -> int:
+def _write_golden(model: DrivingModel, folder: Path, request: ExportRequest) -> int:
     """Run the exported graphs one after another; return K of the recorded selection."""
     known = _example_inputs(model)
     golden = {}
@@ -223,7 +243,10 @@ def _write_golden(model: DrivingModel, folder: Path, rivals: bool) -> int:
         feeds = _pick(known, *(value.name for value in session.get_inputs()))
         golden |= run_onnx(session, feeds)
         known |= {name: torch.from_numpy(value) for name, value in golden.items()}
-    if rivals:
+    if request.plan_pruner:
+        found = run_onnx(cpu_session(folder / 'plan_pruner.onnx'), _pick(known, *_PRUNER_INPUTS))
+        golden |= {PLAN_PREFIX + name: found[name] for name in ('scores', 'kept_indices')}
+    if request.rivals:
         golden |= rival_golden(folder, known, model.planner.head.config.num_waypoints)
     del golden['kept_tokens']  # visual_tokens at kept_indices
     np.savez_compressed(folder / GOLDEN_FILE, **golden)
@@ -279,7 +302,7 @@ def _manifest(
             'num_rows': len(model.planner.cos_table),
             'trained': head.trained,
         },
-        'training': f'Pruner: {pruner.training}. Planner: {head.training}.',
+        'training': f'Planner: {head.training}.',
         'graphs': {
             graph: _graph_section(folder / f'{graph}.onnx', differences[graph])
             for graph in differences

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.data import default_collate
 from fastdrive_ros.core.overlay import heat
 from fastdrive_ros.data.records import DataError
 from fastdrive_ros.learn.checkpoint import checkpoint_sha256
+from fastdrive_ros.learn.checkpoint import load_or_make_head
 from fastdrive_ros.learn.checkpoint import open_checkpoint
 from fastdrive_ros.learn.checkpoint import read_normalisation
 from fastdrive_ros.learn.checkpoint import require_whole_tokens
@@ -27,6 +29,9 @@ from fastdrive_ros.learn.loop import STATE_FILE
 from fastdrive_ros.learn.loop import Batch
 from fastdrive_ros.learn.loop import LoopConfig
 from fastdrive_ros.learn.loop import trained_weights
+from fastdrive_ros.learn.plan_keeping import PlanKeeping
+from fastdrive_ros.learn.prompt import build_prompt
+from fastdrive_ros.learn.prompt import driving_prompt
 from fastdrive_ros.learn.pruner_training import PrunerTraining
 from fastdrive_ros.learn.pruner_training import PrunerTrainingConfig
 from fastdrive_ros.learn.recon_pruner import ReconPruner
@@ -35,6 +40,7 @@ from fastdrive_ros.learn.recon_pruner import save_pruner
 from fastdrive_ros.learn.samples import FrameSamples
 from fastdrive_ros.learn.samples import SampleShape
 from fastdrive_ros.learn.vision import FixedGridVision
+from fastdrive_ros.learn.waypoint_head import WaypointPlanner
 
 
 class PrunerTask:
@@ -48,8 +54,13 @@ class PrunerTask:
         self._data, self.data_name = data, data.resolve().name
         self.shape = SampleShape(cameras, height, width)
         torch.manual_seed(loop.seed)
-        self.model = _training(checkpoint, len(cameras), height, width, config)
-        if config.orient_frames:
+        self.model = (_plan_keeping if config.target == 'plan' else _training)(
+            checkpoint, cameras, height, width, config)
+        if isinstance(self.model, PlanKeeping):
+            head = self.model.planner.head.config
+            self.shape = SampleShape(cameras, height, width, head.history_steps, head.history_dt_s,
+                                     head.num_waypoints, head.dt_s)
+        elif config.orient_frames:
             samples = self.samples('train', 0.0)
             places = np.linspace(0, len(samples) - 1, min(config.orient_frames, len(samples)))
             self.model.orient(default_collate([samples[round(place)] for place in places]))
@@ -60,18 +71,20 @@ class PrunerTask:
             **dataclasses.asdict(config)}
 
     def samples(self, split: str, brightness: float) -> FrameSamples:
-        """Return the frames of a split; DataError where they have no masks."""
+        """Return the frames of a split; DataError where masks are needed and there are none."""
         samples = FrameSamples(self._data, split, self.shape, brightness)
-        samples.require_masks()
+        if isinstance(self.model, PrunerTraining):
+            samples.require_masks()
         return samples
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return what is trained, and how many steps are over, which decides what is drawn."""
         return {**trained_weights(self.model), 'steps_done': self.model.steps_done}
 
-    def picture(self, batch: Batch) -> np.ndarray:
+    def picture(self, batch: Batch) -> np.ndarray | None:
         """Return what the pruner makes of the first frame."""
-        return rebuilt_picture(self.model, batch)
+        return (rebuilt_picture(self.model, batch) if isinstance(self.model, PrunerTraining)
+                else None)
 
     def write(self, out: Path, training: str) -> None:
         """Write the pruner's file; ``training`` is the model card's sentence on how."""
@@ -104,24 +117,45 @@ def load_training(run: Path, checkpoint: Path) -> PrunerTraining:
     names = {field.name for field in dataclasses.fields(PrunerTrainingConfig)}
     config = PrunerTrainingConfig(**{name: value for name, value in settings.items()
                                      if name in names})
-    training = _training(checkpoint, len(settings['cameras']), settings['height'],
-                         settings['width'], config)
+    if config.target == 'plan':
+        raise DataError(f"{run} was trained with target 'plan': it rebuilds nothing")
+    training = _training(checkpoint, settings['cameras'], settings['height'], settings['width'],
+                         config)
     training.load_state_dict(state['weights'], strict=False)
     return training.eval()
 
 
-def _training(checkpoint: Path, num_cameras: int, height: int, width: int,
+def _training(checkpoint: Path, cameras: Sequence[str], height: int, width: int,
               config: PrunerTrainingConfig) -> PrunerTraining:
     """Make pruner and decoders for a checkpoint's frozen encoder."""
     qwen, _ = open_checkpoint(checkpoint)
-    vision_config = qwen.config.vision_config
-    require_whole_tokens(height, width,
-                         vision_config.patch_size * vision_config.spatial_merge_size)
+    vision, pruner = _vision_and_pruner(qwen, checkpoint, len(cameras), height, width)
+    return PrunerTraining(vision, pruner, qwen.model.language_model, config)
+
+
+def _plan_keeping(checkpoint: Path, cameras: Sequence[str], height: int, width: int,
+                  config: PrunerTrainingConfig) -> PlanKeeping:
+    """Make a pruner between a checkpoint's frozen encoder and its frozen planner."""
+    qwen, tokenizer = open_checkpoint(checkpoint)
+    vision, pruner = _vision_and_pruner(qwen, checkpoint, len(cameras), height, width)
+    head = load_or_make_head(checkpoint, qwen.config.text_config.hidden_size, len(cameras))
+    if not head.config.trained:
+        raise DataError(f"{checkpoint} holds no trained planner, which target 'plan' learns from: "
+                        'give what `fastdrive train planner` wrote')
+    prompt = build_prompt(
+        driving_prompt(tuple(cameras), head.config.num_waypoints * head.config.dt_s), tokenizer,
+        qwen.model, len(cameras), vision.grid_height, vision.grid_width)
+    return PlanKeeping(vision, pruner, WaypointPlanner(qwen.model.language_model, head, prompt))
+
+
+def _vision_and_pruner(qwen: Any, checkpoint: Path, num_cameras: int, height: int,
+                       width: int) -> tuple[FixedGridVision, ReconPruner]:
+    config = qwen.config.vision_config
+    require_whole_tokens(height, width, config.patch_size * config.spatial_merge_size)
     vision = FixedGridVision(qwen.model.visual, num_cameras, height, width,
                              read_normalisation(checkpoint))
-    pruner = ReconPruner(ReconPrunerConfig.for_model(qwen.config.text_config), num_cameras,
-                         vision.grid_height, vision.grid_width)
-    return PrunerTraining(vision, pruner, qwen.model.language_model, config)
+    return vision, ReconPruner(ReconPrunerConfig.for_model(qwen.config.text_config), num_cameras,
+                               vision.grid_height, vision.grid_width)
 
 
 def rebuilt_picture(model: PrunerTraining, batch: Batch) -> np.ndarray:

@@ -24,13 +24,12 @@ from fastdrive_ros.core.classes import foreground
 from fastdrive_ros.learn.recon_pruner import ReconPruner
 from fastdrive_ros.learn.reconstruction import Reconstructor
 from fastdrive_ros.learn.reconstruction import picture_loss
-from fastdrive_ros.learn.reconstruction import straight_through
+from fastdrive_ros.learn.selection import above_random_share
+from fastdrive_ros.learn.selection import selection_figures
+from fastdrive_ros.learn.selection import straight_through
 from fastdrive_ros.learn.vision import FixedGridVision
 
 Batch = dict[str, torch.Tensor]
-
-_SHARES = 0.1, 0.9
-"""Smallest and largest share of tokens that a random threshold keeps."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,9 @@ class PrunerTrainingConfig:
     decoder_hidden_size: int = 0
     """0: as wide as the visual tokens, as in the paper."""
     target: str = 'pixels'
-    """'pixels', or 'mask': predict the region's mask instead (the paper's ablation)."""
+    """What kept tokens must give back. 'pixels' (the paper); 'mask': the region's mask (the
+    paper's ablation); 'plan': what the planner makes of all tokens (ours, plan_keeping.py), where
+    of these fields only pruner_rate counts and threshold must be 'random'."""
     adversarial: bool = True
     """False: L = L_fore alone (the paper's ablation)."""
     init: str = 'language_model'
@@ -78,12 +79,15 @@ class PrunerTrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing."""
-        words = {'target': ('pixels', 'mask'), 'init': ('language_model', 'random'),
+        words = {'target': ('pixels', 'mask', 'plan'), 'init': ('language_model', 'random'),
                  'threshold': ('zero', 'random')}
         for name, known in words.items():
             if getattr(self, name) not in known:
                 raise ValueError(f'{name} must be one of {", ".join(known)}, found '
                                  f'{getattr(self, name)!r}')
+        if self.target == 'plan' and self.threshold != 'random':
+            raise ValueError("target 'plan' needs threshold 'random': at a threshold of zero it "
+                             'would keep every token')
         if not (0.0 <= self.lambda_ssim <= 1.0 and 0.0 <= self.alpha <= 1.0):
             raise ValueError('lambda_ssim and alpha are shares between 0 and 1, found '
                              f'{self.lambda_ssim} and {self.alpha}')
@@ -143,16 +147,10 @@ class PrunerTraining(nn.Module):
 
     def _over_threshold(self, scores: torch.Tensor, present: torch.Tensor,
                         generator: torch.Generator | None) -> torch.Tensor:
-        """Return scores [B, V, n] less what a token must beat; half of them where not training."""
+        """Return scores [B, V, n] less what a token must beat to be kept."""
         if self.config.threshold == 'zero':
             return scores
-        share = torch.full((len(scores),), 0.5)
-        if self.training and generator is not None:
-            lowest, highest = _SHARES
-            share = lowest + (highest - lowest) * torch.rand(len(scores), generator=generator)
-        kept = (share.to(scores.device) * present.sum(1) * scores.shape[2]).long()
-        ordered = scores.detach().flatten(1).sort(dim=1, descending=True).values
-        return scores - ordered.gather(1, kept[:, None])[..., None]
+        return above_random_share(scores, present, generator if self.training else None)
 
     def orient(self, batch: Batch) -> None:
         """Turn the scorer's sign unless most foreground is in the better half of the tokens."""
@@ -219,31 +217,3 @@ class PrunerTraining(nn.Module):
     def _shrunk(self, pictures: torch.Tensor) -> torch.Tensor:
         shrink = self.config.shrink
         return functional.avg_pool2d(pictures, shrink) if shrink > 1 else pictures
-
-
-def selection_figures(scores: torch.Tensor, fore: torch.Tensor, present: torch.Tensor) -> Batch:
-    """
-    Return how scores [B, V, n] sort the foreground bool [B, V, H, W], as scalars.
-
-    kept_share: tokens with S > 0; recall_half, recall_quarter: foreground pixels under the best
-    half and quarter of the tokens, all cameras together.
-    """
-    batch, cameras, tokens = scores.shape
-    share = foreground_share(fore, tokens)                              # (B, V, n)
-    share = (share * present[..., None]).flatten(1)
-    flat = scores.flatten(1)
-    available = present.sum(1) * tokens                                 # (B,)
-    rank = flat.argsort(1, descending=True).argsort(1)                  # (B, N)
-    figures = {'kept_share': ((flat > 0).sum(1) / available).mean()}
-    for name, part in (('recall_half', 0.5), ('recall_quarter', 0.25)):
-        kept = rank < (available * part)[:, None]
-        figures[name] = (share * kept).sum() / share.sum().clamp(min=1e-6)
-    return figures
-
-
-def foreground_share(fore: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Map bool [B, V, H, W] to float32 [B, V, n]: the foreground's share of each token."""
-    height, width = fore.shape[2:]
-    side = round((height * width / tokens)**0.5)                        # a token is square
-    cells = functional.avg_pool2d(fore.flatten(0, 1)[:, None].float(), side)
-    return cells.flatten(1).view(*fore.shape[:2], tokens)

@@ -25,12 +25,6 @@ from fastdrive_ros.learn.recon_pruner import ReconPrunerConfig
 from fastdrive_ros.learn.recon_pruner import pruner_positions
 
 
-def straight_through(scores: torch.Tensor) -> torch.Tensor:
-    """Return M = 1[S > 0] whose gradient is that of S (FastDriveVLA eq. 3 and 4)."""
-    mask = (scores > 0).to(scores.dtype)
-    return scores + (mask - scores).detach()
-
-
 class Reconstructor(nn.Module):
     """Dec of the paper: decoder layers with full attention, and one head for all tokens."""
 

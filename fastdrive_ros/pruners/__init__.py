@@ -18,6 +18,7 @@ from fastdrive_ros.pruners.plain import KeepAll
 from fastdrive_ros.pruners.plain import Random
 from fastdrive_ros.pruners.plain import Uniform
 from fastdrive_ros.pruners.prune2drive import Prune2Drive
+from fastdrive_ros.pruners.recon import Plan
 from fastdrive_ros.pruners.recon import Recon
 from fastdrive_ros.pruners.sight import TokenPruner
 from fastdrive_ros.pruners.sparsevlm import SparseVlm
@@ -25,7 +26,7 @@ from fastdrive_ros.pruners.vispruner import VisPruner
 from fastdrive_ros.pruners.vla_pruner import VlaPruner
 
 _BEFORE: dict[str, type[TokenPruner]] = {
-    'none': KeepAll, 'random': Random, 'uniform': Uniform, 'recon': Recon,
+    'none': KeepAll, 'random': Random, 'uniform': Uniform, 'recon': Recon, 'plan': Plan,
     'divprune': DivPrune, 'vispruner': VisPruner, 'prune2drive': Prune2Drive,
 }
 _INSIDE: dict[str, type[InsidePruner]] = {
@@ -39,6 +40,7 @@ METHODS = {
     'random': 'tokens drawn by chance, the same for the same stamp',
     'uniform': 'tokens evenly spaced over all pictures',
     'recon': 'ReconPruner of FastDriveVLA: the highest scores',
+    'plan': 'ours: the highest scores of a ReconPruner that the planner itself taught',
     'divprune': 'DivPrune: the tokens least like each other',
     'vispruner': "VisPruner: half by the encoder's attention, half unlike each other",
     'prune2drive': 'Prune2Drive: in each view the tokens least like each other',

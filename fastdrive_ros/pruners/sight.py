@@ -21,7 +21,7 @@ class Sight:
     grid_height: int
     grid_width: int
     scores: np.ndarray | None = None
-    """float32 (N,), ReconPruner's."""
+    """float32 (N,), those of the method's own graph (perception.py)."""
     attention: np.ndarray | None = None
     """float32 (N,): what a token's patches receive in the last full-attention vision block."""
     features: np.ndarray | None = None
@@ -43,7 +43,7 @@ class TokenPruner(Protocol):
     """A method before the language model."""
 
     needs: frozenset[str]
-    """Of {'scores', 'attention', 'features'}: what of a Sight must be there."""
+    """Of {'scores', 'plan_scores', 'attention', 'features'}: what of a Sight must be there."""
 
     def rank(self, sight: Sight, num_kept: int) -> np.ndarray:
         """Return int64 (num_kept,): distinct tokens of present cameras, best first."""

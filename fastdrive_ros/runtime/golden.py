@@ -20,6 +20,9 @@ from fastdrive_ros.runtime.engine import layer_graphs
 
 Arrays = Mapping[str, np.ndarray]
 
+PLAN_PREFIX = 'plan_'
+"""Of what plan_pruner.onnx recorded: its outputs have recon_pruner's names."""
+
 
 @dataclass(frozen=True)
 class GoldenReport:
@@ -69,17 +72,19 @@ def check_golden(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport:
         if graph in engines:
             out = engines[graph].run({'images': images})
             errors |= _vision_errors(graph, out, golden)
-    for graph, feed in (
-        ('recon_pruner', {'visual_tokens': golden['visual_tokens']}),
-        ('perception', {'images': images}),
+    for graph, feed, recorded in (
+        ('recon_pruner', {'visual_tokens': golden['visual_tokens']}, ''),
+        ('perception', {'images': images}, ''),
+        ('plan_pruner', {'visual_tokens': golden['visual_tokens']}, PLAN_PREFIX),
     ):
         if graph in engines:
             out = engines[graph].run({**feed, **selection})
-            errors[f'{graph}.scores'] = _relative_l2(out['scores'], golden['scores'])
+            errors[f'{graph}.scores'] = _relative_l2(out['scores'], golden[recorded + 'scores'])
             # Clipped: an index out of range is a wrong figure here, not an IndexError.
-            recorded = golden['visual_tokens'].take(out['kept_indices'], axis=0, mode='clip')
-            errors[f'{graph}.kept_tokens'] = _relative_l2(out['kept_tokens'], recorded)
-            overlap[graph] = np.isin(golden['kept_indices'], out['kept_indices']).mean().item()
+            tokens = golden['visual_tokens'].take(out['kept_indices'], axis=0, mode='clip')
+            errors[f'{graph}.kept_tokens'] = _relative_l2(out['kept_tokens'], tokens)
+            overlap[graph] = np.isin(golden[recorded + 'kept_indices'],
+                                     out['kept_indices']).mean().item()
     errors |= _planner_errors(bundle, engines, golden)
     tolerance = bundle.manifest['golden']['tolerance']
     report = GoldenReport(errors, overlap, tolerance['relative_l2'], tolerance['kept_overlap'])

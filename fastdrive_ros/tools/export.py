@@ -43,6 +43,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help='ReconPruner weights (default: recon_pruner.safetensors in the checkpoint)',
     )
     parser.add_argument(
+        '--plan-pruner', type=Path, metavar='FILE',
+        help="weights for method 'plan', of `fastdrive train pruner --recipe pruner_plan_nano_cpu`"
+    )
+    parser.add_argument(
         '--out', type=Path, required=True, metavar='BUNDLE', help='folder to write'
     )
     parser.add_argument(
@@ -82,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         ExportRequest(
             checkpoint=checkpoint,
             pruner=(args.pruner or checkpoint / PRUNER_FILE).expanduser(),
+            plan_pruner=args.plan_pruner.expanduser() if args.plan_pruner else None,
             out=out,
             name=args.name or out.resolve().name,
             cameras=tuple(args.cameras or NUSCENES_CAMERAS),

@@ -18,8 +18,8 @@ The encoder is frozen and no planner takes part, so one pruner serves every plan
 encoder. Works on any Qwen2.5-VL checkpoint and any dataset with masks (the simulator's, or
 `fastdrive data label`).
 
-Writes RUN/recon_pruner.safetensors, RUN/curves.png, RUN/pictures (what is rebuilt), and
-RUN/tensorboard. Ctrl-C saves; the same command goes on.
+Writes RUN/recon_pruner.safetensors (or plan_pruner.safetensors), RUN/curves.png, RUN/pictures
+(what is rebuilt), and RUN/tensorboard. Ctrl-C saves; the same command goes on.
 """
 _EPILOG = """\
 examples:
@@ -29,6 +29,9 @@ examples:
 ablations of the paper's Table 2:
   ... --set target=mask            predict the mask instead of rebuilding pixels
   ... --set adversarial=false      foreground alone
+ours (method 'plan'): no masks, taught by the planner of the checkpoint to leave its plan as it is
+  fastdrive train pruner --checkpoint planner_run/checkpoint --data my_dataset --out run \
+    --recipe pruner_plan_nano_cpu
 """
 
 
@@ -53,9 +56,11 @@ def run(args: argparse.Namespace) -> int:
     cameras = tuple(args.cameras or NUSCENES_CAMERAS)
     task = PrunerTask(args.checkpoint, args.data, cameras, args.height, args.width, config, loop)
     run_shown(task, loop, args)
-    out = args.out / PRUNER_FILE
+    option, name = (('--plan-pruner', 'plan_pruner.safetensors') if config.target == 'plan' else
+                    ('--pruner', PRUNER_FILE))
+    out = args.out / name
     task.write(out, f'{loop.steps} steps of {loop.batch_size} frames of {task.data_name}, '
                f'recipe {args.recipe}, seed {loop.seed}')
     print(f'{out}: {last_figures(args.out)}')
-    print(f'next: fastdrive export --checkpoint {args.checkpoint} --pruner {out} --out BUNDLE')
+    print(f'next: fastdrive export --checkpoint {args.checkpoint} {option} {out} --out BUNDLE')
     return 0
