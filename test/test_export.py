@@ -27,6 +27,7 @@ from tiny_checkpoint import write_checkpoint  # noqa: E402
 
 from fastdrive_ros.core.types import NUSCENES_CAMERAS  # noqa: E402
 from fastdrive_ros.learn.checkpoint import load_driving_model  # noqa: E402
+from fastdrive_ros.learn.checkpoint import open_checkpoint  # noqa: E402
 from fastdrive_ros.learn.export import ExportRequest  # noqa: E402
 from fastdrive_ros.learn.export import export_bundle  # noqa: E402
 from fastdrive_ros.learn.export import require_space  # noqa: E402
@@ -327,6 +328,19 @@ def test_the_command_makes_the_nano_bundle_again(
         check_whole(model, out, layers[:3], TOLERANCE)
     assert main(command) != 0
     assert 'has a bundle already: --force replaces it' in capsys.readouterr().err
+
+
+def test_a_second_nano_can_share_the_encoder_of_the_first(tmp_path: Path) -> None:
+    write_nano_checkpoint(tmp_path / 'first')
+    write_nano_checkpoint(tmp_path / 'second', seed=1, encoder=tmp_path / 'first')
+    first, second = (open_checkpoint(tmp_path / name)[0].state_dict()
+                     for name in ('first', 'second'))
+    same = {name: torch.equal(value, second[name]) for name, value in first.items()}
+    assert all(equal for name, equal in same.items() if name.startswith('model.visual.'))
+    assert not same['model.language_model.layers.0.mlp.up_proj.weight']
+    write_checkpoint(tmp_path / 'tiny')
+    with pytest.raises(ExportError, match='its vision encoder has other shapes'):
+        write_nano_checkpoint(tmp_path / 'third', encoder=tmp_path / 'tiny')
 
 
 def test_nano_is_the_same_every_time(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from fastdrive_ros.core.types import NUSCENES_CAMERAS
+from fastdrive_ros.learn.checkpoint import open_checkpoint
+from fastdrive_ros.learn.graphs import ExportError
 from fastdrive_ros.learn.prompt import driving_prompt
 from fastdrive_ros.learn.recon_pruner import ReconPruner
 from fastdrive_ros.learn.recon_pruner import ReconPrunerConfig
@@ -49,14 +51,20 @@ CORPUS = (
 )
 
 
-def write_nano_checkpoint(out: Path, seed: int = 0) -> int:
-    """Write the checkpoint folder and return how many parameters it has."""
+def write_nano_checkpoint(out: Path, seed: int = 0, encoder: Path | None = None) -> int:
+    """
+    Write the checkpoint folder and return how many parameters it has.
+
+    With the vision encoder of another nano checkpoint, if given; ExportError where it is none.
+    """
     transformers_logging.disable_progress_bar()
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = nano_tokenizer()
     config = nano_config(tokenizer)
     model = Qwen2_5_VLForConditionalGeneration(config)
+    if encoder:
+        _take_encoder(model, encoder)
     pruner = ReconPruner(ReconPrunerConfig.for_model(config.text_config), 6, 8, 14)
     head = untrained_head(config.text_config.hidden_size, seed=seed)
     model.save_pretrained(out)
@@ -65,6 +73,16 @@ def write_nano_checkpoint(out: Path, seed: int = 0) -> int:
     save_head(head, out / HEAD_FILE)
     (out / 'preprocessor_config.json').write_text(json.dumps(_preprocessor(config), indent=1))
     return sum(p.numel() for part in (model, pruner, head) for p in part.parameters())
+
+
+def _take_encoder(model: Qwen2_5_VLForConditionalGeneration, encoder: Path) -> None:
+    other, _ = open_checkpoint(encoder)
+    try:
+        model.model.visual.load_state_dict(other.model.visual.state_dict())
+    except RuntimeError as error:
+        raise ExportError(f'expected a nano checkpoint in {encoder}, its vision encoder has other '
+                          'shapes: give one that `fastdrive nano` or `train planner` wrote'
+                          ) from error
 
 
 def nano_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:

@@ -22,7 +22,7 @@ from fastdrive_ros import __version__
 
 VERBS = {
     'export': 'make a model bundle from a Qwen2.5-VL checkpoint',
-    'nano': 'make the small untrained sample bundle again',
+    'nano': 'make a small untrained checkpoint to try training on',
     'build': "build a bundle's engines for this computer",
     'inspect': 'say what a bag holds and whether it can be planned on',
     'run': 'plan on a bag without ROS, as fast as it goes',
