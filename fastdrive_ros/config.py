@@ -77,8 +77,8 @@ def _camera_topic(name: str) -> Parameter:
 
 PARAMETERS = (
     Parameter('bundle', '',
-              'Model bundle folder (made by `fastdrive export`). Empty: engines/nano, the '
-              'small untrained sample.'),
+              'Model bundle folder (made by `fastdrive export`). Empty: engines/nano, a small one '
+              'trained in a simulated world.'),
     Parameter('backend', 'auto',
               'What runs the graphs; auto takes the best that works and says why.',
               choices=('auto', 'onnxruntime', 'tensorrt', 'tensorrt_rtx')),

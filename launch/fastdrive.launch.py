@@ -42,7 +42,7 @@ def generate_launch_description() -> LaunchDescription:
             description='ROS 2 parameter file; what it sets goes before the preset'),
         DeclareLaunchArgument(
             'bundle', default_value='',
-            description='Model bundle folder; empty: the untrained sample engines/nano'),
+            description='Model bundle folder; empty: engines/nano, trained in a simulated world'),
         DeclareLaunchArgument(
             'backend', default_value='',
             choices=['', 'auto', 'onnxruntime', 'tensorrt', 'tensorrt_rtx'],

@@ -152,6 +152,22 @@ def test_the_decoder_sees_every_token_from_every_token():
     assert after.shape == (1, 3, 8, 12)
 
 
+def test_the_gradient_of_a_closed_mask_is_no_steeper_than_that_of_an_open_one():
+    torch.manual_seed(0)
+    decoder = Reconstructor(TOKENS, 2, 32, 2, 3, 3, 4)
+    tokens = torch.randn(64, 6, 32)
+
+    def steepness(mask: float) -> float:
+        masks = torch.full((64, 6, 1), mask, requires_grad=True)
+        (decoder(tokens * masks) - 0.5).square().mean().backward()
+        return masks.grad.abs().mean().item()
+
+    assert steepness(0.0) < 5.0 * steepness(1.0)
+    with torch.no_grad():
+        decoder.everywhere.zero_()
+    assert steepness(0.0) > 20.0 * steepness(1.0)  # what it is there for
+
+
 def test_width_and_depth_of_the_decoder_are_free():
     decoder = Reconstructor(TOKENS, 3, 64, 2, 3, 1, 2)
     assert decoder(torch.randn(2, 6, 32)).shape == (2, 1, 4, 6)
@@ -268,7 +284,7 @@ def test_refuses_frames_without_masks_and_words_that_mean_nothing(
     bare = write_training_data(tmp_path / 'bare', masks=False)
     with pytest.raises(DataError, match='no masks of CAM_FRONT, CAM_BACK: .*fastdrive data label'):
         make_task(checkpoint, bare).samples('train', 0.0)
-    with pytest.raises(ValueError, match="target must be one of pixels, mask, found 'depth'"):
+    with pytest.raises(ValueError, match="target must be one of pixels, mask, plan, found 'depth'"):
         PrunerTrainingConfig(target='depth')
     with pytest.raises(ValueError, match='shares between 0 and 1'):
         PrunerTrainingConfig(alpha=2.0)

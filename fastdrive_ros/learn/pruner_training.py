@@ -153,9 +153,17 @@ class PrunerTraining(nn.Module):
         return above_random_share(scores, present, generator if self.training else None)
 
     def orient(self, batch: Batch) -> None:
-        """Turn the scorer's sign unless most foreground is in the better half of the tokens."""
+        """
+        Look at some frames before the first step.
+
+        Turns the scorer's sign unless most foreground is in the better half of the tokens, and
+        makes what the decoders add everywhere as large as a token.
+        """
         with torch.no_grad():
-            scores = self.scores(self.encode(batch['images']), batch['present'])
+            tokens = self.encode(batch['images'])
+            for decoder in self.decoders:
+                decoder.everywhere *= tokens[batch['present']].square().mean().sqrt()
+            scores = self.scores(tokens, batch['present'])
             fore = self.is_foreground[batch['classes'].int()]
             if selection_figures(scores, fore, batch['present'])['recall_half'] < 0.5:
                 self.pruner.scorer.weight.neg_()

@@ -48,6 +48,9 @@ class Reconstructor(nn.Module):
         config._attn_implementation = 'sdpa'
         self.widen = (nn.Identity() if hidden_size == tokens.hidden_size
                       else nn.Linear(tokens.hidden_size, hidden_size))
+        # Added to every token, so what a dropped one is. At a vector of zeros RMSNorm is as steep
+        # as 1 / sqrt(eps), and the gradient of a dropped token's mask would drown all others.
+        self.everywhere = nn.Parameter(torch.randn(hidden_size))
         self.layers = nn.ModuleList(Qwen2_5_VLDecoderLayer(config, 0) for _ in range(num_layers))
         for i, layer in enumerate(self.layers):
             # Without this a missing mask means a causal one.
@@ -64,7 +67,7 @@ class Reconstructor(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Map [B, n, D] to pictures [B, channels, grid_height * pixels, grid_width * pixels]."""
-        hidden = self.widen(tokens)
+        hidden = self.widen(tokens) + self.everywhere
         for layer in self.layers:
             hidden = layer(hidden, position_embeddings=(self.cos, self.sin))
         patches = self.head(self.norm(hidden)).float()
