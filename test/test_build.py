@@ -53,6 +53,16 @@ def test_fused_builds_what_a_fused_node_loads(
     assert names == {'perception', 'planner'}
 
 
+def test_another_method_has_other_engines(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    assert _fastdrive_build(tiny_bundle.path, '--pruner', 'uniform', *_options(tmp_path)) == 0
+    names = {path.name.partition('_tensorrt')[0] for path in tmp_path.glob('*.engine')}
+    assert names == {'vision_encoder', 'planner'}
+    with pytest.raises(EngineError, match='leave out --pruner, or --fused'):
+        _fastdrive_build(tiny_bundle.path, '--fused', '--pruner', 'recon')
+
+
 def test_without_gpu_and_target_the_command_that_works_is_told(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,9 +57,12 @@ def test_every_good_sweep_plans_and_a_mixed_one_is_no_sweep(assembly: Any, folde
     result = assembly.pipeline.run(sets[0], assembly.ego.at, lambda: t0_ns + 60_000_000)
     assert result.refusal is None and result.missing == ()
     assert (len(result.kept.indices), result.num_tokens) == (336, 672)
-    # Untrained: extrapolation to the bit, and near what the car then did where that is known.
-    np.testing.assert_allclose(result.trajectory.waypoints[:, 0],
-                               speed_mps * 0.5 * np.arange(1, 7), atol=1e-6)
-    for (time_s, x_m, y_m), waypoint in zip(meta.get('future_xy_3s', []),
-                                            result.trajectory.waypoints):
-        assert np.hypot(x_m - waypoint[0], y_m - waypoint[1]) < 0.3 + 0.8 * time_s
+    # Trained in a simulated world: nothing is promised here, but the plan must be one of a car
+    # that is as fast as this one, and near what it then did where that is known.
+    waypoints = result.trajectory.waypoints
+    times_s = 0.5 * np.arange(1, 7)
+    assert np.isfinite(waypoints).all()
+    assert (np.hypot(waypoints[:, 0] - speed_mps * times_s, waypoints[:, 1])
+            < 0.5 + 1.5 * times_s).all()
+    for (time_s, x_m, y_m), waypoint in zip(meta.get('future_xy_3s', []), waypoints):
+        assert np.hypot(x_m - waypoint[0], y_m - waypoint[1]) < 0.5 + 1.2 * time_s

@@ -10,6 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastdrive_ros.assemble import method_graphs
+from fastdrive_ros.perception import JOINED
+from fastdrive_ros.pruners import METHODS
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import load_bundle
 from fastdrive_ros.runtime.cuda_memory import Cuda
@@ -33,6 +36,7 @@ _EPILOG = """\
 examples:
   fastdrive build engines/nano
   fastdrive build engines/nano --backend tensorrt_rtx --compute-capability 86
+  fastdrive build engines/nano --pruner fastv     # for a node with pruner: fastv
 
 capabilities: 75 Turing, 80 A100, 86 RTX 30xx and A-series, 89 RTX 40xx, 120 RTX 50xx.
 Jetson Orin (87) has full TensorRT: build on the Jetson itself.
@@ -72,14 +76,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action='store_true',
         help='encoder and pruner as one engine, for a node with fuse_perception: true',
     )
+    parser.add_argument(
+        '--pruner',
+        choices=tuple(METHODS),
+        metavar='METHOD',
+        help="the engines of another pruning method (default: the bundle's own)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Build every engine; return 0, or raise EngineError with what is wrong."""
     bundle = load_bundle(args.bundle)
-    perception = ('perception',) if args.fused else ('vision_encoder', 'recon_pruner')
-    graphs = (*perception, 'planner')
+    if args.fused and args.pruner:
+        raise EngineError('--fused joins the encoder with ReconPruner: leave out --pruner, or '
+                          '--fused')
+    graphs = ((JOINED, 'planner') if args.fused else
+              method_graphs(bundle, args.pruner or bundle.pruner_method))
     cache_dir = args.cache_dir or default_cache_dir()
     backend = _backend(args.backend)
     capability, for_this_gpu = _target(args.compute_capability)
