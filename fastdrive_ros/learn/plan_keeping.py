@@ -36,6 +36,8 @@ _STATE_WEIGHT_M = 0.5
 """Metres that a mean square of one counts in the queries' final states, which tell more of a
 token's worth than the way that is read off them."""
 _SMOOTH_M = 0.05
+_CLOSED = 1e-6
+"""What a closed gate lets through: the logarithm of nothing has no gradient."""
 
 
 def gated_attention(module: nn.Module, query: torch.Tensor, key: torch.Tensor,
@@ -44,13 +46,12 @@ def gated_attention(module: nn.Module, query: torch.Tensor, key: torch.Tensor,
     """
     Attend to every key as far as its gate [B, S] is open: 0 is as if the row were not there.
 
-    Where softmax has no gradient for a row that it cannot see, a gate has.
+    softmax(l + log g) is g e^l / sum(g e^l), whose gradient in g is finite at 0, too.
     """
     key = repeat_kv(key, module.num_key_value_groups)
     value = repeat_kv(value, module.num_key_value_groups)
-    logits = query @ key.transpose(2, 3) * scaling + attention_mask
-    open_ = logits.float().softmax(-1) * gates[:, None, None, :]        # (B, heads, S, S)
-    weights = open_ / open_.sum(-1, keepdim=True).clamp(min=1e-9)
+    bias = attention_mask + (gates + _CLOSED).log()[:, None, None, :]   # (B, 1, query, key)
+    weights = ((query * scaling) @ key.transpose(2, 3) + bias).softmax(-1)
     return (weights.to(value.dtype) @ value).transpose(1, 2).contiguous(), None
 
 
@@ -116,7 +117,7 @@ class PlanKeeping(nn.Module):
                            gates.new_ones(batch, len(planner.tail_slots))], dim=1)
         rotary = (functional.embedding(slots, planner.cos_table),
                   functional.embedding(slots, planner.sin_table))
-        visible = slots[:, None, :] <= slots[:, :, None]                # (B, query, key)
+        visible = slots[:1, None, :] <= slots[:1, :, None]              # (1, query, key)
         mask = torch.zeros(visible.shape, dtype=hidden.dtype, device=hidden.device)
         mask = mask.masked_fill(~visible, -torch.inf)[:, None]
         for layer in planner.layers:

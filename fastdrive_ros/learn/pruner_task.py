@@ -60,6 +60,8 @@ class PrunerTask:
             head = self.model.planner.head.config
             self.shape = SampleShape(cameras, height, width, head.history_steps, head.history_dt_s,
                                      head.num_waypoints, head.dt_s)
+            if loop.compile:
+                self.model.query_states = torch.compile(self.model.query_states)
         elif config.orient_frames:
             samples = self.samples('train', 0.0)
             places = np.linspace(0, len(samples) - 1, min(config.orient_frames, len(samples)))
