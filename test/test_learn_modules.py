@@ -117,6 +117,23 @@ def test_an_untrained_head_says_exactly_zero() -> None:
     assert torch.count_nonzero(plan) == 0
 
 
+def test_a_way_that_nobody_recorded_is_taken_for_constant_speed_and_turn_rate() -> None:
+    """Just after the start the history has zero rows, as none in training has."""
+    head = untrained_head(HIDDEN_SIZE)
+    speed_mps, yaw_rate_radps = 8.0, 0.4
+    times_s = 0.5 * torch.arange(-3.0, 1.0)
+    yaw_rad = yaw_rate_radps * times_s
+    radius_m = speed_mps / yaw_rate_radps
+    history = torch.stack([
+        radius_m * yaw_rad.sin(), radius_m * (1.0 - yaw_rad.cos()), yaw_rad.sin(), yaw_rad.cos(),
+        torch.full((4,), speed_mps), torch.full((4,), yaw_rate_radps), torch.ones(4)], dim=1)
+    started = history.clone()
+    started[:2] = 0.0
+    scaled = (history * head.ego_scale)[None]
+    torch.testing.assert_close(head.way_so_far(started[None]), scaled, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(head.way_so_far(history[None]), scaled, rtol=0.0, atol=0.0)
+
+
 def test_a_batch_is_its_members() -> None:
     """Training runs batches through the same methods."""
     made = make_driving_model(3, *GRIDS[0])

@@ -91,20 +91,42 @@ class WaypointHead(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def way_so_far(self, ego_history: torch.Tensor) -> torch.Tensor:
+        """
+        Return [B, Hh, F], scaled for the network, every row known.
+
+        Rows from before the first odometry become where constant speed and turn rate would have
+        come from: in training there are none, and a network answers anything to what it has never
+        seen.
+        """
+        steps = self.config.history_steps
+        times_s = self.config.history_dt_s * torch.arange(
+            1 - steps, 1, device=ego_history.device, dtype=ego_history.dtype)
+        speed_mps, yaw_rate_radps = ego_history[:, -1:, 4], ego_history[:, -1:, 5]
+        half_rad = yaw_rate_radps * times_s / 2.0                       # (B, Hh)
+        # The series of sin(h) / h: h is below one, and at zero there is nothing to divide.
+        chord_m = speed_mps * times_s * (1.0 - half_rad**2 / 6.0 + half_rad**4 / 120.0)
+        supposed = torch.stack([
+            chord_m * half_rad.cos(), chord_m * half_rad.sin(), (2.0 * half_rad).sin(),
+            (2.0 * half_rad).cos(), speed_mps.expand_as(half_rad),
+            yaw_rate_radps.expand_as(half_rad), torch.ones_like(half_rad)], dim=-1)
+        known = ego_history[..., -1:] > 0.5
+        return torch.where(known, ego_history, supposed) * self.ego_scale
+
     def prior(self, ego_history: torch.Tensor) -> torch.Tensor:
         """Map [B, Hh, F] to residuals [B, T, 3] that need no picture."""
-        ego = (ego_history * self.ego_scale).flatten(1)
+        ego = self.way_so_far(ego_history).flatten(1)
         return self.ego_prior(ego).unflatten(1, (-1, 3))
 
     def residuals(self, queries: torch.Tensor, ego_history: torch.Tensor) -> torch.Tensor:
         """Map the queries' final states [B, T, D] and [B, Hh, F] to residuals [B, T, 3]."""
-        ego = (ego_history * self.ego_scale).flatten(1)
+        ego = self.way_so_far(ego_history).flatten(1)
         read = functional.gelu(self.readout(torch.cat([queries.flatten(1), ego], dim=1)))
         return self.output(read).unflatten(1, (-1, 3)) + self.prior(ego_history)
 
     def tail(self, ego_history: torch.Tensor) -> torch.Tensor:
         """Map [B, Hh, F] to the sequence's last rows [B, Hh + T, D]: ego tokens, queries."""
-        ego = ego_history * self.ego_scale
+        ego = self.way_so_far(ego_history)
         queries = self.queries + self.ego_queries(ego.flatten(1))[:, None]
         return torch.cat([self.ego_projection(ego), queries], dim=1)
 
