@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +123,29 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
         run(tmp_path / 'halves', stop_at=1)
     resumed = run(tmp_path / 'halves')
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_two_processes_train_as_one(checkpoint: Path, data: Path, tmp_path: Path):
+    """Real processes, as `accelerate launch` starts them; each sees its half of every batch."""
+    root = Path(__file__).resolve().parents[1]
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / f'by {processes}'
+        settings = ('steps=4', 'batch_size=2', 'precision=fp32', 'num_workers=0', 'shrink=1',
+                    'cameras_per_step=0', 'orient_frames=0', 'decoder_layers=1')
+        done = subprocess.run(
+            [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+             f'--nproc_per_node={processes}', '-m', 'fastdrive_ros', 'train', 'pruner',
+             '--checkpoint', checkpoint, '--data', data, '--out', out, '--cameras', *CAMERAS,
+             '--height', '56', '--width', '112', *(word for setting in settings
+                                                   for word in ('--set', setting))],
+            cwd=root, env={**os.environ, 'PYTHONPATH': str(root)}, capture_output=True, text=True,
+            timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count('next: fastdrive export') == 1  # one of them speaks
+        found.append(load_pruner(out / 'recon_pruner.safetensors', 2, 2, 4).state_dict())
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=0.0, atol=2e-4)
 
 
 def test_picture_loss_by_hand():

@@ -272,13 +272,23 @@ def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def local_batch(config: LoopConfig) -> int:
     """Return how many frames of a step are this process's."""
-    return config.batch_size // PartialState().num_processes
+    return config.batch_size // _processes().num_processes
+
+
+def is_main_process() -> bool:
+    """Return whether this process is the one of `accelerate launch` that writes files."""
+    return _processes().is_main_process
 
 
 def saved_step(out: Path) -> int:
     """Return the step that a run would go on from."""
     path = out / STATE_FILE
     return torch.load(path, map_location='cpu', weights_only=True)['step'] if path.is_file() else 0
+
+
+def _processes() -> PartialState:
+    """Return who trains along; who asks first decides for all whether that is on CPUs."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:

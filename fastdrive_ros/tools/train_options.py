@@ -31,13 +31,21 @@ def add_options(parser: argparse.ArgumentParser, recipe: str) -> None:
                         help='columns of one picture, a multiple of 28 (default: %(default)s)')
 
 
-def run_shown(task: Any, config: Any, args: argparse.Namespace) -> None:
-    """Train with a progress bar, drawing RUN/curves.png after each validation."""
+def run_shown(task: Any, config: Any, args: argparse.Namespace) -> bool:
+    """
+    Train with a progress bar, drawing RUN/curves.png after each validation.
+
+    Returns whether this process is the one that writes the result; the others are done.
+    """
+    from fastdrive_ros.learn.loop import is_main_process
     from fastdrive_ros.learn.loop import read_metrics
     from fastdrive_ros.learn.loop import saved_step
     from fastdrive_ros.learn.loop import train
     from fastdrive_ros.tools.curves import draw_curves
 
+    if not is_main_process():
+        train(task, config, args.out, lambda step, note: None, lambda line: None)
+        return False
     title = f'{task.name}: {args.out.name}'
     with showing(f'training the {task.name}', 'steps', config.steps,
                  saved_step(args.out)) as progress:
@@ -48,6 +56,7 @@ def run_shown(task: Any, config: Any, args: argparse.Namespace) -> None:
 
         train(task, config, args.out, on_step, progress.say)
     draw_curves(read_metrics(args.out), args.out / 'curves.png', title)
+    return True
 
 
 def last_figures(out: Path) -> str:

@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     loop, config = read_recipe(args.recipe, args.set, LoopConfig, PlannerTrainingConfig)
     cameras = tuple(args.cameras or NUSCENES_CAMERAS)
     task = PlannerTask(args.checkpoint, args.data, cameras, args.height, args.width, config, loop)
-    run_shown(task, loop, args)
+    if not run_shown(task, loop, args):
+        return 0
     if config.readout_frames:
         with showing('recording query states', 'frames', config.readout_frames) as progress:
             task.fit_readout(progress)

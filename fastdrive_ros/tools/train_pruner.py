@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     loop, config = read_recipe(args.recipe, args.set, LoopConfig, PrunerTrainingConfig)
     cameras = tuple(args.cameras or NUSCENES_CAMERAS)
     task = PrunerTask(args.checkpoint, args.data, cameras, args.height, args.width, config, loop)
-    run_shown(task, loop, args)
+    if not run_shown(task, loop, args):
+        return 0
     option, name = (('--plan-pruner', 'plan_pruner.safetensors') if config.target == 'plan' else
                     ('--pruner', PRUNER_FILE))
     out = args.out / name
