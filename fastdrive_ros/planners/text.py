@@ -1,0 +1,105 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Head text: the model writes its waypoints, as Impromptu-VLA and its kin were trained to.
+
+    ego history -> prompt;  prompt + kept tokens -> prefill;  -> decode -> six points -> waypoints
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdrive_ros.core.latency import StageTimer
+from fastdrive_ros.core.types import EgoState
+from fastdrive_ros.core.types import KeptTokens
+from fastdrive_ros.planners import PlannerOutput
+from fastdrive_ros.planners.language import LanguageModel
+from fastdrive_ros.planners.text_answer import AnswerForm
+from fastdrive_ros.planners.text_answer import AnswerGrammar
+from fastdrive_ros.planners.text_decoding import Answer
+from fastdrive_ros.planners.text_decoding import Writer
+from fastdrive_ros.planners.text_draft import Draft
+from fastdrive_ros.planners.text_draft import LastPlan
+from fastdrive_ros.planners.text_prompt import Encode
+from fastdrive_ros.planners.text_prompt import PromptBuilder
+from fastdrive_ros.planners.text_prompt import TextPrompt
+from fastdrive_ros.runtime.engine import EngineError
+
+# Between points closer than this a direction is noise: the vehicle stands and keeps its own.
+_MIN_STEP_M = 0.25
+
+
+class TextPlanner:
+    """Prompt, prefill, decode; (T, 3) waypoints."""
+
+    def __init__(self, section: Mapping[str, Any], model: LanguageModel, encode: Encode,
+                 cameras: Sequence[str], grid: tuple[int, int], num_guessed: int) -> None:
+        """Take the manifest's ``planner`` section and what reads and writes tokens."""
+        self.num_waypoints: int = section['num_waypoints']
+        self.dt_s: float = section['dt_s']
+        self._model = model
+        form = AnswerForm.of(section['answer'])
+        self._grammar = AnswerGrammar(form, encode)
+        self._writer = Writer(self._grammar)
+        self._prompt = PromptBuilder(TextPrompt.of(section['prompt']), encode, cameras, grid,
+                                     section['history_dt_s'])
+        self._num_guessed = num_guessed
+        self._last = LastPlan(self.dt_s)
+
+    def plan(self, kept: KeptTokens, ego: EgoState, num_kept: int) -> PlannerOutput:
+        """Let the model write its answer and read it."""
+        timer = StageTimer()
+        with timer('prefill'):
+            rows = self._prompt.rows(kept, ego.history, self._writer.begin.tokens)
+            logits = self._writer.prefill(self._model, rows)
+        with timer('decode'):
+            answer = self._write(ego, logits)
+        points_m = np.array(answer.numbers, np.float64).reshape(self.num_waypoints, 2)
+        self._last.remember(ego, points_m)
+        return PlannerOutput(
+            waypoints_of(points_m, self._grammar.form.reference_x_m), timer.stage_ms,
+            text=self._grammar.form.text(answer.numbers))
+
+    def _write(self, ego: EgoState, logits: np.ndarray) -> Answer:
+        draft = Draft(self._grammar, self._last.expected(ego, self.num_waypoints))
+        return self._writer.write(self._model, logits, draft.tokens, self._num_guessed)
+
+
+def waypoints_of(points_m: np.ndarray, reference_x_m: float) -> np.ndarray:
+    """
+    Return float64 (T, 3), x_m, y_m, yaw_rad of base_link, of float (T, 2).
+
+    The points are those of a place ``reference_x_m`` ahead of base_link, seen from where it is
+    now; the direction is that of the way before and after a point.
+    """
+    way = np.vstack((np.zeros(2), points_m))                    # (T + 1, 2)
+    step = np.vstack((way[2:], way[-1:])) - way[:-1]            # (T, 2): central differences
+    heading = np.arctan2(step[:, 1], step[:, 0])
+    yaw_rad, last = np.zeros(len(points_m)), 0.0
+    for index, length_m in enumerate(np.hypot(*step.T)):
+        last = yaw_rad[index] = heading[index] if length_m >= _MIN_STEP_M else last
+    yaw_rad = np.unwrap(yaw_rad)
+    ahead = reference_x_m * np.stack([1.0 - np.cos(yaw_rad), -np.sin(yaw_rad)], axis=1)
+    return np.column_stack([points_m + ahead, yaw_rad])
+
+
+def load_encode(folder: Path) -> Encode:
+    """Return what makes token ids, of a bundle's tokenizer folder; EngineError if it cannot."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise EngineError("planner head 'text' needs the package tokenizers: "
+                          '`pip install tokenizers`') from error
+    file = folder / 'tokenizer.json'
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the Rust side raises plain Exception
+        raise EngineError(f'expected a tokenizer in {file}, cannot read it: {error}. Export the '
+                          'bundle again.') from error
+    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
