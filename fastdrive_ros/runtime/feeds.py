@@ -19,7 +19,7 @@ def check_feeds(
     Refuse feeds that the graph does not take; return the size of each dynamic dimension.
 
     A dynamic dimension must have one size wherever its name stands: kept_tokens ('K', 16) and
-    kept_indices ('K',) must agree.
+    kept_indices ('K',) must agree. None may be empty but 'P', the rows of a cache.
     """
     expected = {spec.name for spec in specs}
     if set(feeds) != expected:
@@ -32,7 +32,7 @@ def check_feeds(
                 f'{graph} expected {spec.name} as {spec.dtype}, found {array.dtype}.'
             )
         fits = len(array.shape) == len(spec.shape) and all(
-            size >= 1 and size == sizes.setdefault(dim, size) if isinstance(dim, str)
+            size >= (dim != 'P') and size == sizes.setdefault(dim, size) if isinstance(dim, str)
             else size == dim
             for dim, size in zip(spec.shape, array.shape, strict=True)
         )
@@ -43,9 +43,6 @@ def check_feeds(
                 f'{_words(array.shape)}' + (f' where {known}.' if known else '.')
             )
     return sizes
-
-
-
 
 
 def _words(shape: tuple[int | str, ...]) -> str:
