@@ -15,9 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
+from torch import nn
 from transformers import AutoTokenizer
 from transformers import PreTrainedTokenizerBase
+from transformers import Qwen2_5_VLConfig
 from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionTransformerPretrainedModel,
+)
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 from transformers.utils import logging as transformers_logging
 
 from fastdrive_ros.learn.graphs import ExportError
@@ -33,6 +40,9 @@ from fastdrive_ros.learn.waypoint_head import WaypointHead
 from fastdrive_ros.learn.waypoint_head import WaypointPlanner
 from fastdrive_ros.learn.waypoint_head import load_head
 from fastdrive_ros.learn.waypoint_head import untrained_head
+from fastdrive_ros.learn.weights import LANGUAGE_PREFIXES
+from fastdrive_ros.learn.weights import VISION_PREFIXES
+from fastdrive_ros.learn.weights import Weights
 
 ARCHITECTURE = 'Qwen2_5_VLForConditionalGeneration'
 
@@ -48,44 +58,134 @@ class DrivingModel:
     tokenizer: PreTrainedTokenizerBase
 
 
+@dataclass(frozen=True)
+class ModelParts:
+    """
+    A checkpoint and a pruner for a fixed grid, of which nothing large is in memory yet.
+
+    The methods load one part each, in the asked type or (None) in the one of the files; weights
+    are mapped from the files where the types are equal (weights.py).
+    """
+
+    folder: Path
+    pruner_file: Path
+    config: Qwen2_5_VLConfig
+    tokenizer: PreTrainedTokenizerBase
+    prompt: Prompt
+    head: WaypointHead
+    normalisation: Normalisation
+    height: int
+    width: int
+
+    @property
+    def num_cameras(self) -> int:
+        """V."""
+        return self.prompt.grid[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return len(self.prompt.image_slots)
+
+    @property
+    def hidden_size(self) -> int:
+        """D."""
+        return self.config.text_config.hidden_size
+
+    def vision(self, dtype: torch.dtype | None = torch.float32) -> FixedGridVision:
+        """Load the vision tower."""
+        config = self.config.vision_config
+        visual = Weights(self.folder).load(
+            lambda: Qwen2_5_VisionTransformerPretrainedModel._from_config(config),
+            VISION_PREFIXES, dtype)
+        return FixedGridVision(visual, self.num_cameras, self.height, self.width,
+                               self.normalisation).eval()
+
+    def pruner(
+        self, dtype: torch.dtype = torch.float32, file: Path | None = None
+    ) -> ReconPruner:
+        """Load the pruner, or another one for the same tokens; ExportError where it is not."""
+        file = file or self.pruner_file
+        _require_pruner(file)
+        try:
+            pruner = load_pruner(file, *self.prompt.grid).requires_grad_(False)
+        except ValueError as error:
+            raise ExportError(str(error)) from error
+        _require_same_width(file, pruner, self.config.vision_config.out_hidden_size)
+        return pruner.set_precision(dtype)
+
+    def planner(self, dtype: torch.dtype | None = torch.float32) -> WaypointPlanner:
+        """Load the language model, with the waypoint head on top."""
+        config = self.config.text_config
+        language_model = Weights(self.folder).load(
+            lambda: Qwen2_5_VLTextModel._from_config(config), LANGUAGE_PREFIXES, dtype)
+        return WaypointPlanner(language_model, self.head, self.prompt).eval()
+
+    def stored_dtype(self, part: str) -> torch.dtype:
+        """Return the type in the files of 'vision', 'llm' or 'pruner' (which is small: fp32)."""
+        if part == 'pruner':
+            return torch.float32
+        prefixes = VISION_PREFIXES if part == 'vision' else LANGUAGE_PREFIXES
+        return Weights(self.folder).stored_dtype(prefixes)
+
+    def parameters(self) -> dict[str, int]:
+        """Return how many weights each part has, those of the checkpoint by their shapes."""
+        with init_empty_weights():
+            text = Qwen2_5_VLTextModel._from_config(self.config.text_config)
+            visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(
+                self.config.vision_config)
+        embedding = text.embed_tokens.weight.numel()    # only the prompt's rows are exported
+        return {
+            'vision': _num_weights(visual),
+            'pruner': _num_weights(self.pruner()),
+            'llm': _num_weights(text) - embedding + _num_weights(self.head),
+        }
+
+
+def open_parts(
+    checkpoint: Path, pruner_file: Path, cameras: Sequence[str], height: int, width: int
+) -> ModelParts:
+    """Read what is small of a checkpoint; ExportError for all that could be wrong but weights."""
+    raw = read_config(checkpoint)
+    vision_config = raw.get('vision_config', {})
+    multiple = vision_config.get('patch_size', 14) * vision_config.get('spatial_merge_size', 2)
+    require_whole_tokens(height, width, multiple)
+    _require_pruner(pruner_file)
+    transformers_logging.set_verbosity_error()
+    try:
+        config = Qwen2_5_VLConfig.from_pretrained(checkpoint, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ExportError(f'cannot load the checkpoint {checkpoint}: {error}') from error
+    # Eager: what takes any mask, and what the exporter can follow.
+    config._attn_implementation = 'eager'
+    _require_full_attention(checkpoint, config.text_config.layer_types)
+    with init_empty_weights():
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    try:
+        head = load_or_make_head(checkpoint, config.text_config.hidden_size, len(cameras))
+        text = driving_prompt(cameras, head.config.num_waypoints * head.config.dt_s)
+        prompt = build_prompt(text, tokenizer, model.model, len(cameras), height // multiple,
+                              width // multiple)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    parts = ModelParts(checkpoint, pruner_file, config, tokenizer, prompt,
+                       head.requires_grad_(False), read_normalisation(checkpoint), height, width)
+    parts.pruner()  # to refuse another model's before the work
+    return parts
+
+
 def load_driving_model(
     checkpoint: Path, pruner_file: Path, cameras: Sequence[str], height: int, width: int
 ) -> DrivingModel:
     """Read checkpoint, pruner and (if the folder has one) waypoint head for a fixed grid."""
-    config = read_config(checkpoint)
-    vision_config = config.get('vision_config', {})
-    multiple = vision_config.get('patch_size', 14) * vision_config.get('spatial_merge_size', 2)
-    require_whole_tokens(height, width, multiple)
-    _require_pruner(pruner_file)
-    model, tokenizer = open_checkpoint(checkpoint)
-    model.eval().requires_grad_(False)
-    grid = height // multiple, width // multiple
-    try:
-        vision = FixedGridVision(
-            model.model.visual, len(cameras), height, width, read_normalisation(checkpoint)
-        )
-        pruner = load_pruner(pruner_file, len(cameras), *grid).requires_grad_(False)
-        _require_same_width(pruner_file, pruner, model.config.vision_config.out_hidden_size)
-        head = load_or_make_head(checkpoint, model.config.text_config.hidden_size, len(cameras))
-        text = driving_prompt(cameras, head.config.num_waypoints * head.config.dt_s)
-        prompt = build_prompt(text, tokenizer, model.model, len(cameras), *grid)
-    except ValueError as error:
-        raise ExportError(str(error)) from error
-    planner = WaypointPlanner(model.model.language_model, head.requires_grad_(False), prompt)
-    return DrivingModel(vision.eval(), pruner, planner.eval(), prompt, tokenizer)
+    parts = open_parts(checkpoint, pruner_file, cameras, height, width)
+    return DrivingModel(parts.vision(), parts.pruner(), parts.planner(), parts.prompt,
+                        parts.tokenizer)
 
 
-def load_pruner_for(model: DrivingModel, pruner_file: Path) -> ReconPruner:
-    """Read another pruner for the same tokens; ExportError where it is for other ones."""
-    _require_pruner(pruner_file)
-    vision = model.vision
-    try:
-        pruner = load_pruner(pruner_file, vision.num_images, vision.grid_height,
-                             vision.grid_width).requires_grad_(False)
-        _require_same_width(pruner_file, pruner, model.pruner.config.hidden_size)
-    except ValueError as error:
-        raise ExportError(str(error)) from error
-    return pruner
+def _num_weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _require_pruner(pruner_file: Path) -> None:

@@ -3,20 +3,20 @@
 """
 Checkpoint folder + pruner -> model bundle, each graph proven against its torch module.
 
-Everything is written to ``<out>.partial``; only a bundle whose every graph agrees with torch is
-moved into place, and on any error nothing stays behind.
+Everything is written to ``<out>.partial``, one part of the model after another (export_steps.py),
+and only a bundle whose every graph agrees with torch is moved into place. An export that was
+killed goes on with the first step that is not finished; one that is refused leaves nothing.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import errno
+import gc
+import hashlib
 import shutil
-import time
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
-from contextlib import contextmanager
+from dataclasses import asdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,54 +24,39 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch import nn
 
 from fastdrive_ros import __version__
-from fastdrive_ros.core.pruning import num_kept
 from fastdrive_ros.core.types import EGO_FEATURES
 from fastdrive_ros.learn.checkpoint import ARCHITECTURE
-from fastdrive_ros.learn.checkpoint import DrivingModel
+from fastdrive_ros.learn.checkpoint import ModelParts
 from fastdrive_ros.learn.checkpoint import checkpoint_sha256
-from fastdrive_ros.learn.checkpoint import load_driving_model
-from fastdrive_ros.learn.checkpoint import load_pruner_for
-from fastdrive_ros.learn.graph_checks import check_perception
-from fastdrive_ros.learn.graph_checks import check_planner
-from fastdrive_ros.learn.graph_checks import check_pruner
-from fastdrive_ros.learn.graph_checks import check_vision
-from fastdrive_ros.learn.graphs import Difference
+from fastdrive_ros.learn.checkpoint import open_parts
+from fastdrive_ros.learn.export_journal import Journal
+from fastdrive_ros.learn.export_journal import only_export
+from fastdrive_ros.learn.export_journal import remove
+from fastdrive_ros.learn.export_progress import available_bytes
+from fastdrive_ros.learn.export_progress import timed
+from fastdrive_ros.learn.export_steps import STEPS
+from fastdrive_ros.learn.export_steps import Work
 from fastdrive_ros.learn.graphs import ExportError
-from fastdrive_ros.learn.graphs import cpu_session
-from fastdrive_ros.learn.graphs import export_graph
-from fastdrive_ros.learn.graphs import join_perception
-from fastdrive_ros.learn.graphs import run_onnx
-from fastdrive_ros.learn.rival_export import rival_golden
-from fastdrive_ros.learn.rival_export import write_rivals
+from fastdrive_ros.learn.precision import DTYPES
+from fastdrive_ros.learn.precision import Rounding
+from fastdrive_ros.learn.precision import golden_tolerance
 from fastdrive_ros.runtime.bundle import FORMAT
 from fastdrive_ros.runtime.bundle import FORMAT_VERSION
 from fastdrive_ros.runtime.bundle import MANIFEST
 from fastdrive_ros.runtime.bundle import PARTIAL_SUFFIX
+from fastdrive_ros.runtime.bundle import WORK_FOLDER
 from fastdrive_ros.runtime.bundle import Bundle
-from fastdrive_ros.runtime.bundle import golden_history
-from fastdrive_ros.runtime.bundle import golden_images
+from fastdrive_ros.runtime.bundle import file_sha256
 from fastdrive_ros.runtime.bundle import write_bundle
-from fastdrive_ros.runtime.golden import PLAN_PREFIX
 from fastdrive_ros.runtime.onnx_file import onnx_specs
+from fastdrive_ros.runtime.trt_limits import TOPK_LIMIT
+from fastdrive_ros.runtime.trt_limits import topk_mend
 
-TOLERANCE = 1e-4
-CHECKS = {
-    'vision_encoder': check_vision,
-    'recon_pruner': check_pruner,
-    'perception': check_perception,
-    'planner': check_planner,
-}
-GRAPHS = tuple(CHECKS)
-_PRUNER_INPUTS = 'visual_tokens', 'camera_present', 'num_kept_tokens'
-_PRUNER_OUTPUTS = ['kept_tokens', 'kept_indices', 'scores']
-_KEPT_DIMS = {'kept_tokens': {0: 'K'}, 'kept_indices': {0: 'K'}}
 GOLDEN_FILE = 'golden.npz'
-GOLDEN_KEEP_RATIO = 0.5
-# The cut through close scores may fall differently on another backend; fp16 and bf16 need room.
-GOLDEN_TOLERANCE = {'relative_l2': 1e-3, 'kept_overlap': 0.99}
+# What the steps need beside the weights of a part: libraries, activations, one layer in fp32.
+_BASE_BYTES = 3 << 30
 
 
 @dataclass(frozen=True)
@@ -85,6 +70,8 @@ class ExportRequest:
     cameras: tuple[str, ...]
     height: int
     width: int
+    precision: str = 'fp32'
+    """'fp32', 'bf16' or 'fp16': what the graphs compute in."""
     plan_pruner: Path | None = None
     """A pruner that a planner taught (learn/plan_keeping.py), for method 'plan'."""
     rivals: bool = False
@@ -92,32 +79,71 @@ class ExportRequest:
     force: bool = False
     """Replace an older bundle at ``out``."""
 
+    @property
+    def steps(self) -> list[str]:
+        """Names of the steps that were asked for."""
+        left_out = {'plan_pruner': self.plan_pruner is None, 'rivals': not self.rivals}
+        return [step for step in STEPS if not left_out.get(step)]
+
 
 def export_bundle(request: ExportRequest, report: Callable[[str], None] = print) -> Bundle:
     """Write the bundle or raise ExportError (or BundleError); ``report`` gets progress lines."""
     _require_free_place(request)
-    with _timed(report, f'load {request.checkpoint}'):
-        model = load_driving_model(
-            request.checkpoint, request.pruner, request.cameras, request.height, request.width
+    parts = open_parts(
+        request.checkpoint, request.pruner, request.cameras, request.height, request.width
+    )
+    if request.plan_pruner:
+        parts.pruner(file=request.plan_pruner)
+    if request.rivals and request.precision != 'fp32':
+        raise ExportError(
+            '--rivals are graphs to evaluate with, in fp32 only: export them in a bundle of '
+            'their own with --precision fp32'
         )
-    # Weights, and half as much again for the exporter's first copy of a graph.
-    require_space(request.out.parent, int(1.5 * 4 * sum(_parameters(model).values())))
     partial = request.out.with_name(request.out.name + PARTIAL_SUFFIX)
-    with _scratch_folder(partial):
-        differences = _write_graphs(model, partial, request.rivals, report)
-        training = f'Pruner: {model.pruner.config.training}.'
-        if request.plan_pruner:
-            taught = dataclasses.replace(model, pruner=load_pruner_for(model, request.plan_pruner))
-            training += f" Pruner 'plan': {taught.pruner.config.training}."
-            with _timed(report, 'export plan_pruner and compare it with torch'):
-                differences['plan_pruner'] = _write_pruner(taught, partial, 'plan_pruner')
-        with _timed(report, 'golden outputs by ONNX Runtime'):
-            num_golden = _write_golden(model, partial, request)
-        model.tokenizer.save_pretrained(partial / 'tokenizer')
-        manifest = _manifest(request, model, partial, differences, num_golden)
-        manifest['training'] = f"{training} {manifest['training']}"
-        with _timed(report, f'verify and move to {request.out}'):
-            return write_bundle(request.out, manifest)
+    with only_export(partial):
+        try:
+            return _export(request, parts, partial, report)
+        except ExportError:
+            remove(partial)
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ExportError(
+                f'the disk of {partial.parent} is full: make room, and the same command goes on '
+                f'after what is finished in {partial}; or delete that folder and choose another '
+                '--out'
+            ) from error
+
+
+def _export(
+    request: ExportRequest, parts: ModelParts, partial: Path, report: Callable[[str], None]
+) -> Bundle:
+    with timed(report, f'read {request.checkpoint}'):
+        depends_on = _depends_on(request)
+    journal = Journal(partial, depends_on)
+    journal.take_up(request.steps, report)
+    if len(finished := [step for step in request.steps if journal.facts(step)]) < len(STEPS):
+        _require_room(request, parts, finished, report)
+    if parts.num_tokens > TOPK_LIMIT:
+        report(f'      note  only ONNX Runtime will run this bundle: {topk_mend(parts.num_tokens)}')
+    work = Work(parts, request.precision, request.plan_pruner, partial, report, {})
+    for number, step in enumerate(request.steps, 1):
+        recorded = partial / WORK_FOLDER / f'{step}.npz'
+        if journal.facts(step) is not None:
+            work.golden.update(np.load(recorded))
+            continue
+        report(f'step {number} of {len(request.steps)}: {step}')
+        before = set(work.golden)
+        facts = STEPS[step](work)
+        np.savez(recorded, **{name: work.golden[name] for name in work.golden.keys() - before})
+        journal.finish(step, asdict(facts))
+        gc.collect()
+    np.savez_compressed(partial / GOLDEN_FILE, **work.golden)
+    parts.tokenizer.save_pretrained(partial / 'tokenizer')
+    manifest = _manifest(request, parts, partial, journal, depends_on['checkpoint'])
+    with timed(report, f'verify and move to {request.out}'):
+        return write_bundle(request.out, manifest)
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:
@@ -129,6 +155,40 @@ def require_space(folder: Path, needed_bytes: int) -> None:
             f'expected {needed_bytes / 1e6:.0f} MB of free space in {existing}, found '
             f'{free / 1e6:.0f} MB: make room, or choose another --out'
         )
+
+
+def require_memory(needed_bytes: int, available: int) -> None:
+    """Raise ExportError when the export would not fit into what memory is ``available``."""
+    if available < needed_bytes:
+        raise ExportError(
+            f'expected {needed_bytes / 1e9:.1f} GB of free memory, found {available / 1e9:.1f} '
+            "GB: end other programs, or export in the checkpoint's own type (--precision bf16), "
+            'which needs no copy of its weights'
+        )
+
+
+def _require_room(
+    request: ExportRequest, parts: ModelParts, finished: list[str],
+    report: Callable[[str], None],
+) -> None:
+    """Say what disk and memory the steps that are left need; ExportError when it is not there."""
+    sizes = parts.parameters()
+    itemsize = DTYPES[request.precision].itemsize
+    written = {'vision_encoder': sizes['vision'], 'recon_pruner': sizes['pruner'],
+               'planner': sizes['llm'], 'plan_pruner': sizes['pruner']}
+    disk = sum(1.02 * itemsize * size for step, size in written.items()
+               if step in request.steps and step not in finished)
+    # A part in the files' own type is mapped from them; in another one it is a copy.
+    copied = [size for name, size in sizes.items()
+              if parts.stored_dtype(name) != DTYPES[request.precision]]
+    held = sum(copied) if request.rivals else max(copied, default=0)
+    memory = _BASE_BYTES + 1.05 * itemsize * held
+    if sum(sizes.values()) < 1e8:   # what any computer has
+        memory = 0
+    report(f'      needs {disk / 1e9:.1f} GB of disk, {memory / 1e9:.1f} GB of memory; weights: '
+           + ', '.join(f'{name} {size / 1e6:.1f} M' for name, size in sizes.items()))
+    require_space(request.out.parent, int(disk))
+    require_memory(int(memory), available_bytes())
 
 
 def _require_free_place(request: ExportRequest) -> None:
@@ -143,143 +203,50 @@ def _require_free_place(request: ExportRequest) -> None:
         )
 
 
-@contextmanager
-def _scratch_folder(partial: Path) -> Iterator[None]:
-    """Make an empty folder and leave none behind, whatever happens."""
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ExportError(
-            f'the disk of {partial.parent} is full, nothing was written: make room, or choose '
-            'another --out'
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _timed(report: Callable[[str], None], step: str) -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    report(f'{time.monotonic() - start:7.1f} s  {step}')
-
-
-def _write_graphs(
-    model: DrivingModel, folder: Path, rivals: bool, report: Callable[[str], None]
-) -> dict[str, Difference]:
-    example = _example_inputs(model)
-    plan = _pick(example, 'kept_tokens', 'kept_indices', 'ego_history')
-    exports: tuple[tuple[str, nn.Module, dict[str, torch.Tensor], list[str]], ...] = (
-        ('vision_encoder', model.vision, _pick(example, 'images'), ['visual_tokens']),
-        ('recon_pruner', model.pruner, _pick(example, *_PRUNER_INPUTS), _PRUNER_OUTPUTS),
-        ('planner', model.planner, plan, ['waypoint_residuals']),
-    )
-    differences: dict[str, Difference] = {}
-    paths = {graph: folder / f'{graph}.onnx' for graph in GRAPHS}
-    for graph, module, inputs, outputs in exports:
-        with _timed(report, f'export {graph}'):
-            export_graph(module, inputs, outputs, _KEPT_DIMS, paths[graph])
-        differences[graph] = _compare(graph, model, paths[graph], report)
-    join_perception(paths['vision_encoder'], paths['recon_pruner'], paths['perception'])
-    differences['perception'] = _compare('perception', model, paths['perception'], report)
-    if rivals:
-        with _timed(report, 'export the graphs for rival methods and compare them with torch'):
-            differences |= write_rivals(model, example, folder, TOLERANCE)
-    return differences
-
-
-def _write_pruner(model: DrivingModel, folder: Path, graph: str) -> Difference:
-    """Write the model's pruner under another name."""
-    path = folder / f'{graph}.onnx'
-    export_graph(model.pruner, _pick(_example_inputs(model), *_PRUNER_INPUTS), _PRUNER_OUTPUTS,
-                 _KEPT_DIMS, path)
-    return check_pruner(model, path, TOLERANCE)
-
-
-def _compare(
-    graph: str, model: DrivingModel, path: Path, report: Callable[[str], None]
-) -> Difference:
-    start = time.monotonic()
-    difference = CHECKS[graph](model, path, TOLERANCE)
-    report(
-        f'{time.monotonic() - start:7.1f} s  compare {graph} with torch: relative '
-        f'{difference.relative_l2:.1e} (at most {TOLERANCE:g})'
-    )
-    return difference
-
-
-def _example_inputs(model: DrivingModel) -> dict[str, torch.Tensor]:
-    """Return every graph input by name; pictures and history are the golden ones."""
-    vision, num_tokens = model.vision, len(model.prompt.image_slots)
-    tokens = torch.randn(num_tokens, model.pruner.config.hidden_size)
-    kept = num_kept(GOLDEN_KEEP_RATIO, num_tokens)
-    images = golden_images(vision.num_images, vision.image_height, vision.image_width)
-    history = golden_history(model.planner.head.config.history_steps)
+def _depends_on(request: ExportRequest) -> dict[str, Any]:
+    """Return what the files of an export follow from, in words that people know."""
+    settings = hashlib.sha256()
+    for path in sorted(request.checkpoint.glob('*.json')):
+        settings.update(path.name.encode() + path.read_bytes())
+    pruners = [path and file_sha256(path) for path in (request.pruner, request.plan_pruner)]
     return {
-        'images': torch.from_numpy(images),
-        'visual_tokens': tokens,
-        'camera_present': torch.ones(vision.num_images, dtype=torch.bool),
-        'num_kept_tokens': torch.tensor(kept),
-        'kept_tokens': tokens[:kept],
-        'kept_indices': torch.arange(kept),
-        'ego_history': torch.from_numpy(history),
+        'checkpoint': checkpoint_sha256(request.checkpoint),
+        'tokenizer or settings': settings.hexdigest(),
+        'pruner': pruners[0],
+        'plan pruner': pruners[1],
+        'cameras': list(request.cameras),
+        'picture size': [request.height, request.width],
+        'precision': request.precision,
+        'version of torch, transformers or fastdrive_ros': [
+            torch.__version__, transformers.__version__, __version__],
     }
 
 
-def _pick(tensors: Mapping[str, torch.Tensor], *names: str) -> dict[str, torch.Tensor]:
-    return {name: tensors[name] for name in names}
-
-
-def _write_golden(model: DrivingModel, folder: Path, request: ExportRequest) -> int:
-    """Run the exported graphs one after another; return K of the recorded selection."""
-    known = _example_inputs(model)
-    golden = {}
-    for graph in ('vision_encoder', 'recon_pruner', 'planner'):
-        session = cpu_session(folder / f'{graph}.onnx')
-        feeds = _pick(known, *(value.name for value in session.get_inputs()))
-        golden |= run_onnx(session, feeds)
-        known |= {name: torch.from_numpy(value) for name, value in golden.items()}
-    if request.plan_pruner:
-        found = run_onnx(cpu_session(folder / 'plan_pruner.onnx'), _pick(known, *_PRUNER_INPUTS))
-        golden |= {PLAN_PREFIX + name: found[name] for name in ('scores', 'kept_indices')}
-    if request.rivals:
-        golden |= rival_golden(folder, known, model.planner.head.config.num_waypoints)
-    del golden['kept_tokens']  # visual_tokens at kept_indices
-    np.savez_compressed(folder / GOLDEN_FILE, **golden)
-    return int(known['num_kept_tokens'])
-
-
-def _parameters(model: DrivingModel) -> dict[str, int]:
-    parts: Mapping[str, nn.Module] = {
-        'vision': model.vision, 'pruner': model.pruner, 'llm': model.planner,
-    }
-    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-
-
-def _graph_section(path: Path, difference: Difference) -> dict[str, Any]:
+def _graph_section(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     inputs, outputs = (
         [{'name': s.name, 'dtype': s.dtype, 'shape': list(s.shape)} for s in specs]
         for specs in onnx_specs(path)
     )
-    check = {
-        'max_abs': difference.max_abs, 'relative_l2': difference.relative_l2,
-        'tolerance': TOLERANCE,
-    }
-    return {'file': path.name, 'inputs': inputs, 'outputs': outputs, 'export_check': check}
+    check = {**facts['differences'][path.stem], 'tolerance': facts['tolerance']}
+    section = {'file': path.name, 'inputs': inputs, 'outputs': outputs, 'export_check': check}
+    if path.stem in facts['roundings']:
+        section['rounding'] = facts['roundings'][path.stem]
+    return section
 
 
 def _manifest(
-    request: ExportRequest,
-    model: DrivingModel,
-    folder: Path,
-    differences: Mapping[str, Difference],
-    num_golden: int,
+    request: ExportRequest, parts: ModelParts, folder: Path, journal: Journal, checkpoint: str
 ) -> dict[str, Any]:
-    vision, pruner, head = model.vision, model.pruner.config, model.planner.head.config
+    done = [journal.facts(step) for step in request.steps]
+    roundings = {graph: Rounding(**found) for facts in done
+                 for graph, found in facts['roundings'].items()}
+    cameras, grid_height, grid_width = parts.prompt.grid
+    pruner, head = parts.pruner().config, parts.head.config
+    training = f'Pruner: {pruner.training}.'
+    if request.plan_pruner:
+        training += f" Pruner 'plan': {parts.pruner(file=request.plan_pruner).config.training}."
+    with np.load(folder / GOLDEN_FILE) as golden:
+        num_golden = len(golden['kept_indices'])
     return {
         'format': FORMAT,
         'format_version': FORMAT_VERSION,
@@ -289,31 +256,32 @@ def _manifest(
             'height': request.height, 'width': request.width, 'fit': 'stretch', 'channels': 'rgb',
         },
         'tokens': {
-            'grid_height': vision.grid_height, 'grid_width': vision.grid_width,
-            'per_camera': vision.grid_height * vision.grid_width,
-            'total': len(model.prompt.image_slots), 'hidden_size': pruner.hidden_size,
+            'grid_height': grid_height, 'grid_width': grid_width,
+            'per_camera': parts.num_tokens // cameras,
+            'total': parts.num_tokens, 'hidden_size': parts.hidden_size,
         },
-        'precision': 'fp32',
+        'precision': request.precision,
         'pruner': {'method': 'recon', 'trained': pruner.trained},
         'planner': {
             'head': 'waypoint_queries', 'num_waypoints': head.num_waypoints, 'dt_s': head.dt_s,
             'history_steps': head.history_steps, 'history_dt_s': head.history_dt_s,
-            'ego_features': list(EGO_FEATURES), 'prompt': model.prompt.text,
-            'num_rows': len(model.planner.cos_table),
+            'ego_features': list(EGO_FEATURES), 'prompt': parts.prompt.text,
+            'num_rows': len(parts.prompt.token_ids) + head.history_steps + head.num_waypoints,
             'trained': head.trained,
         },
-        'training': f'Planner: {head.training}.',
+        'training': f'{training} Planner: {head.training}.',
         'graphs': {
-            graph: _graph_section(folder / f'{graph}.onnx', differences[graph])
-            for graph in differences
+            graph: _graph_section(folder / f'{graph}.onnx', facts)
+            for facts in done for graph in facts['differences']
         },
         'golden': {
-            'file': GOLDEN_FILE, 'num_kept_tokens': num_golden, 'tolerance': GOLDEN_TOLERANCE,
+            'file': GOLDEN_FILE, 'num_kept_tokens': num_golden,
+            'tolerance': golden_tolerance(roundings),
         },
         'source': {
             'architecture': ARCHITECTURE,
-            'checkpoint_sha256': checkpoint_sha256(request.checkpoint),
-            'parameters': _parameters(model),
+            'checkpoint_sha256': checkpoint,
+            'parameters': parts.parameters(),
             'transformers': transformers.__version__,
             'torch': torch.__version__,
             'fastdrive_ros': __version__,

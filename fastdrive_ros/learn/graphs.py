@@ -5,6 +5,9 @@ Torch module -> ONNX file, and the proof that both say the same.
 
 Opset 18, attention decomposed, K the only free dimension: what TensorRT 10.3 (JetPack 6) and
 later, TensorRT-RTX and ONNX Runtime all take. Weights lie beside the graph in one .data file.
+
+In bf16 and fp16 the proof has two halves: the file with every rounding taken out equals torch in
+fp32 on the same weights (here), and what the rounding itself does is measured (precision.py).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from torch import nn
 from fastdrive_ros.runtime.engine import EngineError
 
 OPSET = 18
+_HALF_TYPES = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16
 
 
 class ExportError(EngineError):
@@ -138,7 +142,12 @@ def run_onnx(
 def cpu_session(
     path: Path, overrides: Mapping[str, np.ndarray] | None = None
 ) -> onnxruntime.InferenceSession:
-    """Open a graph in ONNX Runtime on the CPU; ``overrides`` replaces initializers by name."""
+    """
+    Open a graph in ONNX Runtime on the CPU; ``overrides`` replaces initializers by name.
+
+    A graph in bf16 or fp16, which ONNX Runtime's CPU cannot run (or only partly), is ``lifted``
+    to fp32: the same nodes on the same weights from the same files, without any rounding.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     values = {
@@ -147,7 +156,50 @@ def cpu_session(
     }
     for name, value in values.items():
         options.add_initializer(name, value)
-    return onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    graph: Path | bytes = path
+    model = onnx.load(path, load_external_data=False)
+    if lifted(model):
+        graph = model.SerializeToString()
+        options.add_session_config_entry(
+            'session.model_external_initializers_file_folder_path', str(path.parent.resolve()))
+        # Folding or packing would hold all weights in fp32 at once; so it is one node's at a time.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry('session.disable_prepacking', '1')
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+    return onnxruntime.InferenceSession(graph, options, providers=['CPUExecutionProvider'])
+
+
+def lifted(model: onnx.ModelProto) -> bool:
+    """
+    Make a graph that computes in bf16 or fp16 compute in fp32; False where there is nothing to do.
+
+    Weights stay as they are, in their files; a Cast after each one makes it fp32 when it is used.
+    """
+    graph = model.graph
+    stored = {tensor.name for tensor in graph.initializer if tensor.data_type in _HALF_TYPES}
+    casts = []
+    for node in graph.node:
+        node.input[:] = [f'{name}/lifted' if name in stored else name for name in node.input]
+        for attribute in node.attribute:
+            if node.op_type == 'Cast' and attribute.name == 'to' and attribute.i in _HALF_TYPES:
+                attribute.i = onnx.TensorProto.FLOAT
+                casts.append(node.name)
+            elif attribute.t.data_type in _HALF_TYPES:
+                value = onnx.numpy_helper.to_array(attribute.t).astype(np.float32)
+                attribute.t.CopyFrom(onnx.numpy_helper.from_array(value))
+                casts.append(node.name)
+    if not stored and not casts:
+        return False
+    del graph.value_info[:]
+    nodes = [
+        onnx.helper.make_node('Cast', [name], [f'{name}/lifted'], to=onnx.TensorProto.FLOAT)
+        for name in sorted(stored)
+    ]
+    nodes.extend(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return True
 
 
 def check_outputs(

@@ -91,11 +91,25 @@ class ReconPruner(nn.Module):
         layer_config = config.layer_config()
         self.query = nn.Parameter(torch.randn(1, config.hidden_size) * 0.02)
         self.layer = Qwen2_5_VLDecoderLayer(layer_config, 0)
+        self.compute_dtype = torch.float32
+        """Of the layer (``set_precision``); the scorer is always fp32."""
         self.scorer = nn.Linear(config.hidden_size, 1)
         positions = pruner_positions(config.query_position, num_cameras, grid_height, grid_width)
         cos, sin = Qwen2_5_VLRotaryEmbedding(layer_config)(self.query, positions[:, None])
         self.register_buffer('cos', cos, persistent=False)              # (1, 1 + N, head)
         self.register_buffer('sin', sin, persistent=False)
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return self.cos.shape[1] - 1
+
+    def set_precision(self, dtype: torch.dtype) -> ReconPruner:
+        """Run the decoder layer in ``dtype``; Hadamard product and scorer stay in fp32."""
+        self.compute_dtype = dtype
+        self.query.data = self.query.data.to(dtype)
+        self.layer.to(dtype)
+        return self
 
     def scores(self, visual_tokens: torch.Tensor, camera_present: torch.Tensor) -> torch.Tensor:
         """
@@ -105,6 +119,7 @@ class ReconPruner(nn.Module):
         in them has no influence on any other score.
         """
         batch = visual_tokens.shape[0]
+        visual_tokens = visual_tokens.to(self.compute_dtype)
         present = camera_present.repeat_interleave(self.tokens_per_camera, dim=1)   # (B, N)
         seen = torch.cat([torch.ones_like(present[:, :1]), present], dim=1)
         mask = torch.zeros(seen.shape, dtype=visual_tokens.dtype, device=seen.device)
@@ -114,7 +129,7 @@ class ReconPruner(nn.Module):
         hidden = self.layer(
             torch.cat([query, visual_tokens], dim=1),
             attention_mask=mask,
-            position_embeddings=(self.cos, self.sin),
+            position_embeddings=(self.cos.to(query.dtype), self.sin.to(query.dtype)),
         )                                                               # (B, 1 + N, D)
         # fp32 from here: in bf16 most scores of a large grid are equal to another one.
         product = hidden[:, 1:].float() * hidden[:, :1].float()

@@ -75,9 +75,13 @@ class FixedGridVision(nn.Module):
         self.patch_size = config.patch_size
         self.blocks = visual.blocks
         self.merger = visual.merger
+        self.merger.mlp[1] = _Gelu()
+        # What the blocks run in. The patch convolution sees raw pixels and stays in fp32: folded
+        # weights take a mean from them, which bf16's eight bits would blur.
+        self.compute_dtype = visual.merger.ln_q.weight.dtype
         self.full_attention = frozenset(config.fullatt_block_indexes)
         weight, bias = folded_patch_weight(
-            visual.patch_embed.proj.weight.detach(), normalisation or Normalisation())
+            visual.patch_embed.proj.weight.detach().float(), normalisation or Normalisation())
         self.patch_weight = nn.Parameter(weight, requires_grad=False)   # (C, 3, patch, patch)
         self.patch_bias = nn.Parameter(bias, requires_grad=False)       # (C,)
         self._lay_out_grid(visual)
@@ -111,8 +115,8 @@ class FixedGridVision(nn.Module):
         self.register_buffer('sin', in_window_order(sin)[:, None], persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map uint8 [V, H, W, 3] to [N, D]: camera-major, then row, then column."""
-        return self.encode(images, self.patch_weight, self.patch_bias)
+        """Map uint8 [V, H, W, 3] to float32 [N, D]: camera-major, then row, then column."""
+        return self.encode(images, self.patch_weight, self.patch_bias).float()
 
     def encode(
         self, images: torch.Tensor, patch_weight: torch.Tensor, patch_bias: torch.Tensor
@@ -131,6 +135,8 @@ class FixedGridVision(nn.Module):
         hidden = functional.conv2d(pixels, patch_weight, patch_bias, stride=self.patch_size)
         # (V, C, rows, columns)
         hidden = hidden.flatten(2).transpose(1, 2)                      # (V, P, C)
+        if self.compute_dtype != torch.float32:     # in training autocast decides
+            hidden = hidden.to(self.compute_dtype)
         return hidden.index_select(1, self.patch_order)
 
     def block(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
@@ -174,8 +180,9 @@ class FixedGridVision(nn.Module):
         heads, channels = attention.num_heads, attention.head_dim
         qkv = attention.qkv(hidden).unflatten(2, (3, heads, channels))
         query, key, value = qkv.unbind(2)                               # (V, P, heads, c) each
-        query = self._rotate(query) * attention.scaling
-        key = self._rotate(key)
+        # Scaled before it is rounded: a factor of the graph's type would be rounded itself.
+        query = (self._rotate(query) * attention.scaling).to(hidden.dtype)
+        key = self._rotate(key).to(hidden.dtype)
         outputs, groups = [], []
         for group in windows:
             end = group.start + group.count * group.length
@@ -185,7 +192,8 @@ class FixedGridVision(nn.Module):
                 .transpose(1, 2)                                        # (V * count, heads, l, c)
                 for part in (query, key, value)
             )
-            weights = torch.softmax(q @ k.transpose(-2, -1), dim=-1)
+            scores = q @ k.transpose(-2, -1)
+            weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype)
             groups.append(weights)
             mixed = (weights @ v).transpose(1, 2)
             outputs.append(mixed.reshape(hidden.shape[0], end - group.start, -1))
@@ -193,6 +201,13 @@ class FixedGridVision(nn.Module):
 
     def _rotate(self, states: torch.Tensor) -> torch.Tensor:
         return states * self.cos + rotate_half(states) * self.sin
+
+
+class _Gelu(nn.Module):
+    """The merger's activation in fp32: decomposed in ONNX its constants would be rounded, too."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return functional.gelu(states.float()).to(states.dtype)
 
 
 def _group_by_length(lengths: Sequence[int]) -> tuple[_Windows, ...]:

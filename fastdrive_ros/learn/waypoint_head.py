@@ -143,6 +143,8 @@ class WaypointPlanner(nn.Module):
         language_model.config._attn_implementation = 'eager'
         self.layers = language_model.layers
         self.norm = language_model.norm
+        self.compute_dtype = language_model.norm.weight.dtype
+        """Of the layers; the head and what it adds to the sequence are always fp32."""
         self.head = head
         length = len(prompt.token_ids)
         tail = torch.arange(head.config.history_steps + head.config.num_waypoints)
@@ -150,7 +152,7 @@ class WaypointPlanner(nn.Module):
             [prompt.positions, (prompt.positions.max() + 1 + tail).expand(3, -1)], dim=1
         )
         text_ids = prompt.token_ids[prompt.text_slots]
-        text = language_model.embed_tokens(text_ids).detach()
+        text = language_model.embed_tokens(text_ids).detach().float()
         cos, sin = language_model.rotary_emb(text, positions[:, None])
         constants = {
             'text_embeddings': text,                                    # (L - N, D)
@@ -197,9 +199,10 @@ class WaypointPlanner(nn.Module):
         S = text tokens + K + Hh + T, in this order.
         """
         hidden, slots = self.embed(kept_tokens, kept_indices, ego_history)
+        hidden = hidden.to(self.compute_dtype)
         rotary = (
-            functional.embedding(slots, self.cos_table),                # (B, S, head)
-            functional.embedding(slots, self.sin_table),
+            functional.embedding(slots, self.cos_table).to(hidden.dtype),   # (B, S, head)
+            functional.embedding(slots, self.sin_table).to(hidden.dtype),
         )
         visible = slots[:, None, :] <= slots[:, :, None]                # (B, query, key)
         mask = torch.zeros(visible.shape, dtype=hidden.dtype, device=hidden.device)
@@ -232,7 +235,7 @@ class WaypointPlanner(nn.Module):
     ) -> torch.Tensor:
         """Like ``hidden_states``, read at the queries: [B, T, 3] x_m, y_m, yaw_rad."""
         hidden = self.hidden_states(kept_tokens, kept_indices, ego_history)
-        queries = hidden[:, -self.head.config.num_waypoints:]           # (B, T, D)
+        queries = hidden[:, -self.head.config.num_waypoints:].float()   # (B, T, D)
         return self.head.residuals(queries, ego_history)
 
     def forward(

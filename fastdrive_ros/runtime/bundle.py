@@ -30,6 +30,8 @@ FORMAT = 'fastdrive-bundle'
 FORMAT_VERSION = 1
 MANIFEST = 'manifest.json'
 PARTIAL_SUFFIX = '.partial'
+WORK_FOLDER = '.export'
+"""In an unfinished bundle: what only its export needs; it goes when the bundle is finished."""
 
 # Dotted key -> type of what must be there; everything else in a manifest is for people.
 _REQUIRED = {
@@ -217,6 +219,7 @@ def write_bundle(
         file.relative_to(partial).as_posix()
         for file in partial.rglob('*')
         if file.is_file() and file != partial / MANIFEST
+        and WORK_FOLDER not in file.relative_to(partial).parts
     )
     files = {
         name: {'sha256': file_sha256(partial / name), 'bytes': (partial / name).stat().st_size}
@@ -226,6 +229,7 @@ def write_bundle(
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + '\n', encoding='utf-8')
     verified = load_bundle(partial)
     _swap(partial, path)
+    shutil.rmtree(path / WORK_FOLDER, ignore_errors=True)
     return Bundle(path, verified.manifest)
 
 

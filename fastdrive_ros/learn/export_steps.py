@@ -1,0 +1,226 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The steps of an export, one part of the model after another: load, export, compare, free.
+
+STEPS is the one place where a graph is added. Each step writes its files to the folder, records
+golden outputs from fp32, and returns what the manifest says about it; nothing else of it stays in
+memory. A step that is finished is not run again (export_journal.py).
+
+Graphs take and give float32 in every precision, with casts at their edges: the host's numpy has
+no bf16, golden outputs and pruning methods stay as they are, and the largest tensor that crosses,
+[N, D], is a few megabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastdrive_ros.core.pruning import num_kept
+from fastdrive_ros.learn.checkpoint import DrivingModel
+from fastdrive_ros.learn.checkpoint import ModelParts
+from fastdrive_ros.learn.export_progress import timed
+from fastdrive_ros.learn.graph_checks import HALF_TOLERANCE
+from fastdrive_ros.learn.graph_checks import TOLERANCE
+from fastdrive_ros.learn.graph_checks import check_perception
+from fastdrive_ros.learn.graph_checks import check_planner
+from fastdrive_ros.learn.graph_checks import check_pruner
+from fastdrive_ros.learn.graph_checks import check_vision
+from fastdrive_ros.learn.graphs import Difference
+from fastdrive_ros.learn.graphs import export_graph
+from fastdrive_ros.learn.graphs import join_perception
+from fastdrive_ros.learn.precision import DTYPES
+from fastdrive_ros.learn.precision import Rounding
+from fastdrive_ros.learn.precision import in_float32
+from fastdrive_ros.learn.precision import require_range
+from fastdrive_ros.learn.precision import rounding
+from fastdrive_ros.learn.recon_pruner import ReconPruner
+from fastdrive_ros.learn.rival_export import rival_golden
+from fastdrive_ros.learn.rival_export import write_rivals
+from fastdrive_ros.runtime.bundle import golden_history
+from fastdrive_ros.runtime.bundle import golden_images
+from fastdrive_ros.runtime.golden import PLAN_PREFIX
+
+GOLDEN_KEEP_RATIO = 0.5
+_PRUNER_INPUTS = 'visual_tokens', 'camera_present', 'num_kept_tokens'
+_PRUNER_OUTPUTS = 'kept_tokens', 'kept_indices', 'scores'
+_KEPT_DIMS = {'kept_tokens': {0: 'K'}, 'kept_indices': {0: 'K'}}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every step gets."""
+
+    parts: ModelParts
+    precision: str
+    plan_pruner: Path | None
+    folder: Path
+    report: Callable[[str], None]
+    golden: dict[str, np.ndarray]
+    """Recorded so far, by this step's predecessors; a step adds its own."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the graphs."""
+        return DTYPES[self.precision]
+
+    @property
+    def tolerance(self) -> float:
+        """How far a graph may be from torch, relative, both in fp32 on the graph's weights."""
+        return TOLERANCE if self.precision == 'fp32' else HALF_TOLERANCE
+
+    def path(self, graph: str) -> Path:
+        """Return the ONNX file of a graph."""
+        return self.folder / f'{graph}.onnx'
+
+    def inputs(self, *names: str) -> dict[str, torch.Tensor]:
+        """Return graph inputs by name: the golden ones, as far as they are recorded."""
+        parts, tokens = self.parts, self.golden.get('visual_tokens')
+        kept = self.golden.get('kept_indices')
+        every = {
+            'images': golden_images(parts.num_cameras, parts.height, parts.width),
+            'visual_tokens': tokens,
+            'camera_present': np.ones(parts.num_cameras, bool),
+            'num_kept_tokens': np.array(num_kept(GOLDEN_KEEP_RATIO, parts.num_tokens)),
+            'kept_tokens': None if kept is None else tokens[kept],
+            'kept_indices': kept,
+            'ego_history': golden_history(parts.head.config.history_steps),
+        }
+        return {name: torch.from_numpy(every[name]) for name in names}
+
+
+@dataclass
+class Facts:
+    """What a step leaves for the manifest, by graph."""
+
+    tolerance: float
+    differences: dict[str, Difference] = field(default_factory=dict)
+    roundings: dict[str, Rounding] = field(default_factory=dict)
+
+
+def export_vision(work: Work) -> Facts:
+    """The encoder."""
+    graph, images = 'vision_encoder', work.inputs('images')
+    with timed(work.report, f'golden outputs of {graph} by torch in fp32'):
+        stored = work.parts.vision(None)
+        with torch.inference_mode(), in_float32(stored) as reach:
+            golden = {'visual_tokens': stored(**images).numpy()}
+    work.golden.update(golden)
+    vision = work.parts.vision(work.dtype)
+    facts = Facts(work.tolerance)
+    if work.precision != 'fp32':
+        require_range(graph, work.precision, reach)
+        with timed(work.report, f'{graph} in {work.precision} by torch'), torch.inference_mode():
+            found = {'visual_tokens': vision(**images).numpy()}
+        facts.roundings[graph] = rounding(graph, work.precision, golden, found)
+    with timed(work.report, f'export {graph}'):
+        export_graph(vision, images, ['visual_tokens'], {}, work.path(graph))
+    facts.differences[graph] = _compared(work, graph, partial(check_vision, vision))
+    return facts
+
+
+def export_pruner(work: Work) -> Facts:
+    """ReconPruner."""
+    return _pruner(work, 'recon_pruner', '', work.parts.pruner(), work.parts.pruner(work.dtype))
+
+
+def export_plan_pruner(work: Work) -> Facts:
+    """A pruner that a planner taught (learn/plan_keeping.py), for method 'plan'."""
+    file = work.plan_pruner
+    return _pruner(work, 'plan_pruner', PLAN_PREFIX, work.parts.pruner(file=file),
+                   work.parts.pruner(work.dtype, file))
+
+
+def export_perception(work: Work) -> Facts:
+    """Encoder and pruner in one graph; its weights are theirs."""
+    graph = 'perception'
+    join_perception(work.path('vision_encoder'), work.path('recon_pruner'), work.path(graph))
+    vision, pruner = work.parts.vision(work.dtype), work.parts.pruner(work.dtype)
+    difference = _compared(work, graph, partial(check_perception, vision, pruner))
+    return Facts(work.tolerance, {graph: difference})
+
+
+def export_planner(work: Work) -> Facts:
+    """The language model with the waypoint head."""
+    graph = 'planner'
+    inputs = work.inputs('kept_tokens', 'kept_indices', 'ego_history')
+    facts = Facts(work.tolerance)
+    with timed(work.report, f'golden outputs of {graph} by torch in fp32'):
+        stored = work.parts.planner(None)
+        with torch.inference_mode(), in_float32(stored) as reach:
+            golden = {'waypoint_residuals': stored(*inputs.values()).numpy()}
+    work.golden.update(golden)
+    planner = work.parts.planner(work.dtype)
+    if work.precision != 'fp32':
+        require_range(graph, work.precision, reach)
+        with timed(work.report, f'{graph} in {work.precision} by torch'), torch.inference_mode():
+            found = {'waypoint_residuals': planner(*inputs.values()).numpy()}
+        facts.roundings[graph] = rounding(graph, work.precision, golden, found)
+    with timed(work.report, f'export {graph}'):
+        export_graph(planner, inputs, ['waypoint_residuals'], _KEPT_DIMS, work.path(graph))
+    facts.differences[graph] = _compared(work, graph, partial(check_planner, planner))
+    return facts
+
+
+def export_rivals(work: Work) -> Facts:
+    """The model in pieces (rival_graphs.py), fp32 only."""
+    parts = work.parts
+    model = DrivingModel(parts.vision(), parts.pruner(), parts.planner(), parts.prompt,
+                         parts.tokenizer)
+    known = work.inputs('images', 'kept_tokens', 'kept_indices', 'ego_history')
+    with timed(work.report, 'export the graphs for rival methods and compare them with torch'):
+        differences = write_rivals(model, known, work.folder, work.tolerance)
+        work.golden.update(
+            rival_golden(work.folder, known, parts.head.config.num_waypoints))
+    return Facts(work.tolerance, differences)
+
+
+STEPS: Mapping[str, Callable[[Work], Facts]] = {
+    'vision_encoder': export_vision,
+    'recon_pruner': export_pruner,
+    'perception': export_perception,
+    'planner': export_planner,
+    'plan_pruner': export_plan_pruner,
+    'rivals': export_rivals,
+}
+"""In this order; the last two only when they are asked for."""
+
+
+def _pruner(
+    work: Work, graph: str, prefix: str, reference: ReconPruner, pruner: ReconPruner
+) -> Facts:
+    inputs = work.inputs(*_PRUNER_INPUTS)
+    with torch.inference_mode(), in_float32(reference) as reach:
+        golden = _outputs(reference, inputs)
+    work.golden.update({prefix + name: golden[name] for name in ('kept_indices', 'scores')})
+    facts = Facts(work.tolerance)
+    if work.precision != 'fp32':
+        require_range(graph, work.precision, reach)
+        with torch.inference_mode():
+            found = _outputs(pruner, inputs)
+        facts.roundings[graph] = rounding(graph, work.precision, golden, found)
+    with timed(work.report, f'export {graph}'):
+        export_graph(pruner, inputs, _PRUNER_OUTPUTS, _KEPT_DIMS, work.path(graph))
+    facts.differences[graph] = _compared(work, graph, partial(check_pruner, pruner))
+    return facts
+
+
+def _outputs(pruner: ReconPruner, inputs: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Return what decides a selection; kept tokens are the encoder's own."""
+    _, indices, scores = pruner(*inputs.values())
+    return {'kept_indices': indices.numpy(), 'scores': scores.numpy()}
+
+
+def _compared(work: Work, graph: str, check: Callable[[Path, float], Difference]) -> Difference:
+    with timed(work.report, f'compare {graph} with torch') as says:
+        difference = check(work.path(graph), work.tolerance)
+        says(f'relative {difference.relative_l2:.1e} (at most {work.tolerance:g})')
+    return difference
