@@ -109,7 +109,7 @@ def build_pipeline(settings: Mapping[str, Any],
                      settings['decode_threads']),
         Perception(loaded.engines, method, bundle.grid_height, bundle.grid_width,
                    settings['camera_floor']),
-        make_planner(bundle.planner, loaded.engines, method),
+        make_planner(bundle.manifest, bundle.path, loaded.engines, method),
         loaded.engines,
         bundle.tokens_per_camera,
         pipeline_settings(settings))

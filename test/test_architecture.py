@@ -39,7 +39,8 @@ MAY_IMPORT = {
     'sim': ('core', 'data'),
     'ros': ('assemble', 'bags', 'config', 'intake', 'pipeline', 'planners', 'core', 'runtime',
             'data.records', 'data.bag_messages', 'sim'),
-    'learn': ('core', 'data', 'runtime'),
+    # Prompt and answer of a text planner are one thing, in training, export and on the vehicle.
+    'learn': ('core', 'data', 'runtime', 'planners'),
     'tools': ('assemble', 'bags', 'config', 'intake', 'pipeline', 'planners', 'core', 'runtime',
               'ros', 'learn', 'data', 'metrics', 'perception', 'pruners', 'sim'),
     '__main__': ('tools',),
@@ -50,7 +51,7 @@ ONLY_IN = {
     'torch': ('learn', 'tools'),
     'transformers': ('learn', 'tools'),
     'safetensors': ('learn', 'tools'),
-    'tokenizers': ('learn', 'tools'),
+    'tokenizers': ('learn', 'tools', 'planners'),
     'onnxscript': ('learn',),
     'accelerate': ('learn',),
     'tensorboard': ('learn',),

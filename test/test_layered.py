@@ -87,8 +87,8 @@ def plan_with(bundle: Bundle, engines: Engines, pruner: CutOnce,
 @pytest.mark.parametrize('method', INSIDE)
 def test_everything_kept_is_the_plain_planner(
         rival_bundle: Bundle, engines: Engines, method: str) -> None:
-    plain = make_planner(rival_bundle.planner, engines, 'none')
-    layered = make_planner(rival_bundle.planner, engines, method)
+    plain = make_planner(rival_bundle.manifest, rival_bundle.path, engines, 'none')
+    layered = make_planner(rival_bundle.manifest, rival_bundle.path, engines, method)
     for kept in (tokens(), tokens(ALL[ALL % 8 != 3])):
         expected = plain.plan(kept, EGO, 48)
         found = layered.plan(kept, EGO, 48)
@@ -100,7 +100,7 @@ def test_everything_kept_is_the_plain_planner(
 @pytest.mark.parametrize('method', INSIDE)
 def test_a_method_ends_with_exactly_k_and_plans_otherwise(
         rival_bundle: Bundle, engines: Engines, method: str) -> None:
-    layered = make_planner(rival_bundle.planner, engines, method)
+    layered = make_planner(rival_bundle.manifest, rival_bundle.path, engines, method)
     whole = layered.plan(tokens(), EGO, 48).waypoints
     output = layered.plan(tokens(), EGO, 12)
     assert len(output.kept_indices) == 12
@@ -181,6 +181,6 @@ def test_the_graphs_of_a_method(rival_bundle: Bundle) -> None:
 
 
 def test_another_head_is_refused(rival_bundle: Bundle, engines: Engines) -> None:
-    section = {**rival_bundle.planner, 'head': 'diffusion'}
+    manifest = {**rival_bundle.manifest, 'planner': {'head': 'diffusion'}}
     with pytest.raises(ValueError, match="wants planner head 'diffusion', this version has"):
-        make_planner(section, engines, 'recon')
+        make_planner(manifest, rival_bundle.path, engines, 'recon')

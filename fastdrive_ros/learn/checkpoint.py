@@ -28,6 +28,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 from transformers.utils import logging as transformers_logging
 
 from fastdrive_ros.learn.graphs import ExportError
+from fastdrive_ros.learn.language_graph import LanguageGraph
 from fastdrive_ros.learn.prompt import Prompt
 from fastdrive_ros.learn.prompt import build_prompt
 from fastdrive_ros.learn.prompt import driving_prompt
@@ -41,6 +42,7 @@ from fastdrive_ros.learn.waypoint_head import WaypointPlanner
 from fastdrive_ros.learn.waypoint_head import load_head
 from fastdrive_ros.learn.waypoint_head import untrained_head
 from fastdrive_ros.learn.weights import LANGUAGE_PREFIXES
+from fastdrive_ros.learn.weights import OUTPUT_PREFIXES
 from fastdrive_ros.learn.weights import VISION_PREFIXES
 from fastdrive_ros.learn.weights import Weights
 
@@ -71,6 +73,7 @@ class ModelParts:
     pruner_file: Path
     config: Qwen2_5_VLConfig
     tokenizer: PreTrainedTokenizerBase
+    cameras: tuple[str, ...]
     prompt: Prompt
     head: WaypointHead
     normalisation: Normalisation
@@ -116,10 +119,22 @@ class ModelParts:
 
     def planner(self, dtype: torch.dtype | None = torch.float32) -> WaypointPlanner:
         """Load the language model, with the waypoint head on top."""
+        return WaypointPlanner(self._language_model(dtype), self.head, self.prompt).eval()
+
+    def language(self, dtype: torch.dtype | None = torch.float32) -> LanguageGraph:
+        """Load the language model with the output layer that writes text."""
+        language_model = self._language_model(dtype)
+        if self.config.tie_word_embeddings:
+            return LanguageGraph(language_model, language_model.embed_tokens.weight).eval()
+        size, vocabulary = self.hidden_size, self.config.text_config.vocab_size
+        output = Weights(self.folder).load(
+            lambda: nn.Linear(size, vocabulary, bias=False), OUTPUT_PREFIXES, dtype)
+        return LanguageGraph(language_model, output.weight).eval()
+
+    def _language_model(self, dtype: torch.dtype | None) -> Qwen2_5_VLTextModel:
         config = self.config.text_config
-        language_model = Weights(self.folder).load(
+        return Weights(self.folder).load(
             lambda: Qwen2_5_VLTextModel._from_config(config), LANGUAGE_PREFIXES, dtype)
-        return WaypointPlanner(language_model, self.head, self.prompt).eval()
 
     def stored_dtype(self, part: str) -> torch.dtype:
         """Return the type in the files of 'vision', 'llm' or 'pruner' (which is small: fp32)."""
@@ -128,17 +143,26 @@ class ModelParts:
         prefixes = VISION_PREFIXES if part == 'vision' else LANGUAGE_PREFIXES
         return Weights(self.folder).stored_dtype(prefixes)
 
-    def parameters(self) -> dict[str, int]:
-        """Return how many weights each part has, those of the checkpoint by their shapes."""
+    def parameters(self, text_planner: bool = False) -> dict[str, int]:
+        """
+        Return how many weights each part has, those of the checkpoint by their shapes.
+
+        'llm' is what is exported of the language model: for a text planner its vocabulary, too.
+        """
         with init_empty_weights():
             text = Qwen2_5_VLTextModel._from_config(self.config.text_config)
             visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(
                 self.config.vision_config)
-        embedding = text.embed_tokens.weight.numel()    # only the prompt's rows are exported
+        vocabulary = text.embed_tokens.weight.numel()
+        llm = _num_weights(text) - vocabulary
+        if text_planner:
+            llm += vocabulary * (1 if self.config.tie_word_embeddings else 2)
+        else:
+            llm += _num_weights(self.head)              # and only the prompt's rows of the table
         return {
             'vision': _num_weights(visual),
             'pruner': _num_weights(self.pruner()),
-            'llm': _num_weights(text) - embedding + _num_weights(self.head),
+            'llm': llm,
         }
 
 
@@ -169,7 +193,7 @@ def open_parts(
                               width // multiple)
     except ValueError as error:
         raise ExportError(str(error)) from error
-    parts = ModelParts(checkpoint, pruner_file, config, tokenizer, prompt,
+    parts = ModelParts(checkpoint, pruner_file, config, tokenizer, tuple(cameras), prompt,
                        head.requires_grad_(False), read_normalisation(checkpoint), height, width)
     parts.pruner()  # to refuse another model's before the work
     return parts

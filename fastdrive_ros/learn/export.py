@@ -16,6 +16,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ from fastdrive_ros.learn.graphs import ExportError
 from fastdrive_ros.learn.precision import DTYPES
 from fastdrive_ros.learn.precision import Rounding
 from fastdrive_ros.learn.precision import golden_tolerance
+from fastdrive_ros.learn.prompt_file import read_prompt_file
+from fastdrive_ros.learn.text_export import TRAINED_AGREEMENT
 from fastdrive_ros.runtime.bundle import FORMAT
 from fastdrive_ros.runtime.bundle import FORMAT_VERSION
 from fastdrive_ros.runtime.bundle import MANIFEST
@@ -74,6 +77,8 @@ class ExportRequest:
     """'fp32', 'bf16' or 'fp16': what the graphs compute in."""
     plan_pruner: Path | None = None
     """A pruner that a planner taught (learn/plan_keeping.py), for method 'plan'."""
+    prompt: Path | None = None
+    """A prompt file (prompt_file.py): the planner writes text."""
     rivals: bool = False
     """Write the graphs of rival_graphs.py, too."""
     force: bool = False
@@ -82,8 +87,9 @@ class ExportRequest:
     @property
     def steps(self) -> list[str]:
         """Names of the steps that were asked for."""
-        left_out = {'plan_pruner': self.plan_pruner is None, 'rivals': not self.rivals}
-        return [step for step in STEPS if not left_out.get(step)]
+        asked = {'planner': self.prompt is None, 'language_model': self.prompt is not None,
+                 'plan_pruner': self.plan_pruner is not None, 'rivals': self.rivals}
+        return [step for step in STEPS if asked.get(step, True)]
 
 
 def export_bundle(request: ExportRequest, report: Callable[[str], None] = print) -> Bundle:
@@ -94,6 +100,11 @@ def export_bundle(request: ExportRequest, report: Callable[[str], None] = print)
     )
     if request.plan_pruner:
         parts.pruner(file=request.plan_pruner)
+    if request.rivals and request.prompt:
+        raise ExportError(
+            '--rivals cut inside the language model of a waypoint head; a text planner (--prompt) '
+            'has no such graphs: leave one of the two out'
+        )
     if request.rivals and request.precision != 'fp32':
         raise ExportError(
             '--rivals are graphs to evaluate with, in fp32 only: export them in a bundle of '
@@ -126,8 +137,10 @@ def _export(
     if len(finished := [step for step in request.steps if journal.facts(step)]) < len(STEPS):
         _require_room(request, parts, finished, report)
     if parts.num_tokens > TOPK_LIMIT:
-        report(f'      note  only ONNX Runtime will run this bundle: {topk_mend(parts.num_tokens)}')
-    work = Work(parts, request.precision, request.plan_pruner, partial, report, {})
+        report('      note  only ONNX Runtime will run this bundle: '
+               + topk_mend(parts.num_tokens))
+    text_head = read_prompt_file(request.prompt, request.cameras) if request.prompt else None
+    work = Work(parts, request.precision, request.plan_pruner, text_head, partial, report, {})
     for number, step in enumerate(request.steps, 1):
         recorded = partial / WORK_FOLDER / f'{step}.npz'
         if journal.facts(step) is not None:
@@ -172,10 +185,11 @@ def _require_room(
     report: Callable[[str], None],
 ) -> None:
     """Say what disk and memory the steps that are left need; ExportError when it is not there."""
-    sizes = parts.parameters()
+    sizes = parts.parameters(request.prompt is not None)
     itemsize = DTYPES[request.precision].itemsize
     written = {'vision_encoder': sizes['vision'], 'recon_pruner': sizes['pruner'],
-               'planner': sizes['llm'], 'plan_pruner': sizes['pruner']}
+               'planner': sizes['llm'], 'language_model': sizes['llm'],
+               'plan_pruner': sizes['pruner']}
     disk = sum(1.02 * itemsize * size for step, size in written.items()
                if step in request.steps and step not in finished)
     # A part in the files' own type is mapped from them; in another one it is a copy.
@@ -209,11 +223,13 @@ def _depends_on(request: ExportRequest) -> dict[str, Any]:
     for path in sorted(request.checkpoint.glob('*.json')):
         settings.update(path.name.encode() + path.read_bytes())
     pruners = [path and file_sha256(path) for path in (request.pruner, request.plan_pruner)]
+    prompt = request.prompt and file_sha256(request.prompt)
     return {
         'checkpoint': checkpoint_sha256(request.checkpoint),
         'tokenizer or settings': settings.hexdigest(),
         'pruner': pruners[0],
         'plan pruner': pruners[1],
+        'prompt file': prompt,
         'cameras': list(request.cameras),
         'picture size': [request.height, request.width],
         'precision': request.precision,
@@ -234,6 +250,33 @@ def _graph_section(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     return section
 
 
+def _queries_section(parts: ModelParts) -> tuple[dict[str, Any], str]:
+    """Return the manifest's ``planner`` of a waypoint head, and how it was trained."""
+    head = parts.head.config
+    return {
+        'head': 'waypoint_queries', 'num_waypoints': head.num_waypoints, 'dt_s': head.dt_s,
+        'history_steps': head.history_steps, 'history_dt_s': head.history_dt_s,
+        'ego_features': list(EGO_FEATURES), 'prompt': parts.prompt.text,
+        'num_rows': len(parts.prompt.token_ids) + head.history_steps + head.num_waypoints,
+        'trained': head.trained,
+    }, f'Planner: {head.training}.'
+
+
+def _text_section(
+    request: ExportRequest, done: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], str]:
+    """Return the manifest's ``planner`` of a text head, and what is known of its training."""
+    (text,) = (facts['text'] for facts in done if facts['text'])
+    agreement = text['agreement']
+    return {
+        **read_prompt_file(request.prompt, request.cameras).section(),
+        'ego_features': list(EGO_FEATURES), 'cache': text['cache'],
+        'num_rows': text['cache']['max_rows'], 'frame_agreement': agreement,
+        'trained': agreement >= TRAINED_AGREEMENT,
+    }, (f'Planner: as the checkpoint is; by itself it writes {agreement:.0%} of the fixed text '
+        f'that its answers begin with ({request.prompt.name}).')
+
+
 def _manifest(
     request: ExportRequest, parts: ModelParts, folder: Path, journal: Journal, checkpoint: str
 ) -> dict[str, Any]:
@@ -241,10 +284,14 @@ def _manifest(
     roundings = {graph: Rounding(**found) for facts in done
                  for graph, found in facts['roundings'].items()}
     cameras, grid_height, grid_width = parts.prompt.grid
-    pruner, head = parts.pruner().config, parts.head.config
+    pruner = parts.pruner().config
     training = f'Pruner: {pruner.training}.'
     if request.plan_pruner:
         training += f" Pruner 'plan': {parts.pruner(file=request.plan_pruner).config.training}."
+    if request.prompt:
+        planner, planner_training = _text_section(request, done)
+    else:
+        planner, planner_training = _queries_section(parts)
     with np.load(folder / GOLDEN_FILE) as golden:
         num_golden = len(golden['kept_indices'])
     return {
@@ -262,14 +309,8 @@ def _manifest(
         },
         'precision': request.precision,
         'pruner': {'method': 'recon', 'trained': pruner.trained},
-        'planner': {
-            'head': 'waypoint_queries', 'num_waypoints': head.num_waypoints, 'dt_s': head.dt_s,
-            'history_steps': head.history_steps, 'history_dt_s': head.history_dt_s,
-            'ego_features': list(EGO_FEATURES), 'prompt': parts.prompt.text,
-            'num_rows': len(parts.prompt.token_ids) + head.history_steps + head.num_waypoints,
-            'trained': head.trained,
-        },
-        'training': f'{training} Planner: {head.training}.',
+        'planner': planner,
+        'training': f'{training} {planner_training}',
         'graphs': {
             graph: _graph_section(folder / f'{graph}.onnx', facts)
             for facts in done for graph in facts['differences']
@@ -281,7 +322,7 @@ def _manifest(
         'source': {
             'architecture': ARCHITECTURE,
             'checkpoint_sha256': checkpoint,
-            'parameters': parts.parameters(),
+            'parameters': parts.parameters(request.prompt is not None),
             'transformers': transformers.__version__,
             'torch': torch.__version__,
             'fastdrive_ros': __version__,

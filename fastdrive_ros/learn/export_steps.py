@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,14 +38,23 @@ from fastdrive_ros.learn.graph_checks import check_vision
 from fastdrive_ros.learn.graphs import Difference
 from fastdrive_ros.learn.graphs import export_graph
 from fastdrive_ros.learn.graphs import join_perception
+from fastdrive_ros.learn.language_graph import FREE_DIMS
+from fastdrive_ros.learn.language_graph import OUTPUTS
 from fastdrive_ros.learn.precision import DTYPES
 from fastdrive_ros.learn.precision import Rounding
 from fastdrive_ros.learn.precision import in_float32
 from fastdrive_ros.learn.precision import require_range
 from fastdrive_ros.learn.precision import rounding
+from fastdrive_ros.learn.prompt_file import TextHead
 from fastdrive_ros.learn.recon_pruner import ReconPruner
 from fastdrive_ros.learn.rival_export import rival_golden
 from fastdrive_ros.learn.rival_export import write_rivals
+from fastdrive_ros.learn.text_export import block_example
+from fastdrive_ros.learn.text_export import cache_sizes
+from fastdrive_ros.learn.text_export import check_language
+from fastdrive_ros.learn.text_export import frame_agreement
+from fastdrive_ros.learn.text_export import golden_feeds
+from fastdrive_ros.learn.text_export import golden_logits
 from fastdrive_ros.runtime.bundle import golden_history
 from fastdrive_ros.runtime.bundle import golden_images
 from fastdrive_ros.runtime.golden import PLAN_PREFIX
@@ -62,6 +72,7 @@ class Work:
     parts: ModelParts
     precision: str
     plan_pruner: Path | None
+    text_head: TextHead | None
     folder: Path
     report: Callable[[str], None]
     golden: dict[str, np.ndarray]
@@ -104,6 +115,8 @@ class Facts:
     tolerance: float
     differences: dict[str, Difference] = field(default_factory=dict)
     roundings: dict[str, Rounding] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
+    """Of a text planner: 'agreement', 'cache'."""
 
 
 def export_vision(work: Work) -> Facts:
@@ -170,6 +183,32 @@ def export_planner(work: Work) -> Facts:
     return facts
 
 
+def export_language(work: Work) -> Facts:
+    """The language model of a text planner."""
+    graph, head = 'language_model', work.text_head
+    kept = work.inputs('kept_tokens')['kept_tokens'].numpy()
+    feeds = golden_feeds(work.parts, head, work.golden['kept_indices'], kept)
+    facts = Facts(work.tolerance)
+    with timed(work.report, f'golden outputs of {graph} by torch in fp32'):
+        stored = work.parts.language(None)
+        with in_float32(stored) as reach:
+            golden = golden_logits(stored, feeds, kept)
+            agreement = frame_agreement(stored, feeds, kept)
+    facts.text = {'agreement': agreement, 'cache': cache_sizes(work.parts, head, stored)}
+    work.golden.update({**golden, **{f'language_{name}': v for name, v in feeds.items()}})
+    language = work.parts.language(work.dtype)
+    if work.precision != 'fp32':
+        require_range(graph, work.precision, reach)
+        with timed(work.report, f'{graph} in {work.precision} by torch'):
+            found = golden_logits(language, feeds, kept)
+        facts.roundings[graph] = rounding(graph, work.precision, golden, found)
+    example = block_example(language, feeds, kept)
+    with timed(work.report, f'export {graph}'):
+        export_graph(language, example, OUTPUTS, FREE_DIMS, work.path(graph))
+    facts.differences[graph] = _compared(work, graph, partial(check_language, language, feeds))
+    return facts
+
+
 def export_rivals(work: Work) -> Facts:
     """The model in pieces (rival_graphs.py), fp32 only."""
     parts = work.parts
@@ -188,10 +227,11 @@ STEPS: Mapping[str, Callable[[Work], Facts]] = {
     'recon_pruner': export_pruner,
     'perception': export_perception,
     'planner': export_planner,
+    'language_model': export_language,
     'plan_pruner': export_plan_pruner,
     'rivals': export_rivals,
 }
-"""In this order; the last two only when they are asked for."""
+"""In this order; one of planner and language_model, the last two when they are asked for."""
 
 
 def _pruner(

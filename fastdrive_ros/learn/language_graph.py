@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
 
 INPUTS = ('token_ids', 'visual_rows', 'kept_tokens', 'positions', 'cache', 'logit_rows',
@@ -31,15 +31,17 @@ FREE_DIMS = {
 class LanguageGraph(nn.Module):
     """transformers' language model with its weights, and an attention that any exporter takes."""
 
-    def __init__(self, model: Qwen2_5_VLForConditionalGeneration) -> None:
-        """Share layers, embeddings and output weights (which may be one tensor)."""
+    def __init__(self, language: Qwen2_5_VLTextModel, output: torch.Tensor) -> None:
+        """Share the layers; ``output`` [vocabulary, D] may be the embeddings' own tensor."""
         super().__init__()
-        language = model.model.language_model
         self.layers = language.layers
         self.norm = language.norm
         self.rotary = language.rotary_emb
         self.embeddings = language.embed_tokens.weight                  # (vocabulary, D)
-        self.output = model.lm_head.weight
+        self.output = nn.Parameter(output, requires_grad=False) \
+            if output is not self.embeddings else self.embeddings
+        self.compute_dtype = language.norm.weight.dtype
+        """Of the layers; cache and logits are float32 at the edges in every precision."""
         config = language.config
         self.num_heads = config.num_attention_heads
         self.num_key_heads = config.num_key_value_heads
@@ -56,7 +58,7 @@ class LanguageGraph(nn.Module):
         Inputs as in planners/language.py: int64 [S], int64 [S] (-1 is text), [K, D], int64 [3, S],
         [P, layers, 2, key heads, d], int64 [R], int64 [C].
         """
-        text = functional.embedding(token_ids, self.embeddings)         # (S, D)
+        text = functional.embedding(token_ids, self.embeddings).to(self.compute_dtype)  # (S, D)
         visual = kept_tokens.index_select(0, visual_rows.clamp(min=0)).to(text.dtype)
         hidden = torch.where(visual_rows[:, None] >= 0, visual, text)
         cos, sin = self.rotary(hidden, positions[:, None])              # (1, S, d)
@@ -69,7 +71,7 @@ class LanguageGraph(nn.Module):
             hidden, rows = self._layer(layer, hidden, rotary, mask, cache[:, index])
             new.append(rows)
         wanted = self.norm(hidden.index_select(0, logit_rows))          # (R, D)
-        logits = wanted @ self.output.index_select(0, candidates).T
+        logits = wanted @ self.output.index_select(0, candidates).to(wanted.dtype).T
         return logits.float(), torch.stack(new, dim=1).to(cache.dtype)
 
     @staticmethod

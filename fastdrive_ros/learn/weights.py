@@ -29,6 +29,7 @@ from fastdrive_ros.learn.graphs import ExportError
 # Names of one part's weights begin with one of these, by the version of transformers that wrote
 # them; the first one that fits is taken.
 VISION_PREFIXES = 'model.visual.', 'visual.'
+OUTPUT_PREFIXES = 'lm_head.', 'language_model.lm_head.'
 LANGUAGE_PREFIXES = 'model.language_model.', 'language_model.model.', 'model.'
 
 Module = TypeVar('Module', bound=nn.Module)

@@ -3,10 +3,13 @@
 """
 Kept tokens to waypoints: one file for each way a planner can speak.
 
-A head reads the manifest's ``planner`` section and owns the engine of its graph. Today:
-waypoint_queries, in one prefill (waypoint_queries.py) or layer by layer for methods that prune
-inside the language model (layered.py). A text-decoding head and a diffusion head fit the same
-protocol: both turn KeptTokens and EgoState into waypoints, and name their own inner stages.
+A head reads the manifest's ``planner`` section and owns the engine of its graph:
+
+    waypoint_queries   in one prefill (waypoint_queries.py), or layer by layer for methods that
+                       prune inside the language model (layered.py)
+    text               writes its waypoints (text.py)
+
+All turn KeptTokens and EgoState into waypoints, and name their own inner stages.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from typing import Protocol
 
@@ -22,9 +26,14 @@ import numpy as np
 from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.core.types import KeptTokens
 from fastdrive_ros.pruners import INSIDE
+from fastdrive_ros.pruners import METHODS
 from fastdrive_ros.pruners import make_pruner
 from fastdrive_ros.runtime.engine import Engine
+from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.runtime.engine import layer_graphs
+
+LANGUAGE = 'language_model'
+"""The graph of head text."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +67,36 @@ class Planner(Protocol):
 
 def planner_graphs(method: str, available: Iterable[str]) -> tuple[str, ...]:
     """Return the planner's graphs that a pruning method needs, of a bundle's ``available``."""
+    if LANGUAGE in (available := tuple(available)):
+        return (LANGUAGE,)
     if method not in INSIDE:
         return ('planner',)
     layers = layer_graphs(available) or ('planner_layer_00',)
     return ('planner_embed', *layers, 'planner_output')
 
 
-def make_planner(section: Mapping[str, Any], engines: Mapping[str, Engine],
+def make_planner(manifest: Mapping[str, Any], folder: Path, engines: Mapping[str, Engine],
                  method: str) -> Planner:
     """
-    Make the head that the manifest's ``planner`` section names, for a pruning method.
+    Make the head that a bundle's ``planner`` section names, for a pruning method.
 
-    Raises ValueError when no head has that name.
+    ``folder`` is the bundle's. Raises EngineError when no head has that name, or the head cannot
+    work with that method.
     """
     from fastdrive_ros.planners.layered import LayeredPlanner
+    from fastdrive_ros.planners.text import text_planner
     from fastdrive_ros.planners.waypoint_queries import WaypointQueryPlanner
 
+    section = manifest['planner']
+    if section['head'] == 'text':
+        if method in INSIDE:
+            raise EngineError(f"pruner '{method}' cuts inside the language model of a waypoint "
+                              'head; a text planner takes methods before it: '
+                              f'{", ".join(m for m in METHODS if m not in INSIDE)}')
+        return text_planner(manifest, folder, engines[LANGUAGE])
     if section['head'] != 'waypoint_queries':
-        raise ValueError(f"the bundle wants planner head '{section['head']}', this version has "
-                         "'waypoint_queries': export the bundle again with that")
+        raise EngineError(f"the bundle wants planner head '{section['head']}', this version has "
+                          "'waypoint_queries' and 'text': export the bundle again with one")
     if method in INSIDE:
         return LayeredPlanner(section, engines, make_pruner(method))
     return WaypointQueryPlanner(section, engines['planner'])

@@ -9,7 +9,6 @@ Head text: the model writes its waypoints, as Impromptu-VLA and its kin were tra
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from fastdrive_ros.core.latency import StageTimer
 from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.core.types import KeptTokens
 from fastdrive_ros.planners import PlannerOutput
+from fastdrive_ros.planners.engine_language import EngineLanguage
 from fastdrive_ros.planners.language import LanguageModel
+from fastdrive_ros.planners.text_answer import AnswerError
 from fastdrive_ros.planners.text_answer import AnswerForm
 from fastdrive_ros.planners.text_answer import AnswerGrammar
 from fastdrive_ros.planners.text_decoding import Answer
@@ -29,27 +30,32 @@ from fastdrive_ros.planners.text_draft import LastPlan
 from fastdrive_ros.planners.text_prompt import Encode
 from fastdrive_ros.planners.text_prompt import PromptBuilder
 from fastdrive_ros.planners.text_prompt import TextPrompt
+from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.engine import EngineError
 
 # Between points closer than this a direction is noise: the vehicle stands and keeps its own.
 _MIN_STEP_M = 0.25
 
 
+# Tokens guessed ahead in one pass: reading these few costs little more than reading one.
+NUM_GUESSED = 8
+
+
 class TextPlanner:
     """Prompt, prefill, decode; (T, 3) waypoints."""
 
-    def __init__(self, section: Mapping[str, Any], model: LanguageModel, encode: Encode,
-                 cameras: Sequence[str], grid: tuple[int, int], num_guessed: int) -> None:
-        """Take the manifest's ``planner`` section and what reads and writes tokens."""
+    def __init__(self, manifest: Mapping[str, Any], model: LanguageModel, encode: Encode) -> None:
+        """Take a bundle's manifest and what reads and writes tokens."""
+        section, tokens = manifest['planner'], manifest['tokens']
         self.num_waypoints: int = section['num_waypoints']
         self.dt_s: float = section['dt_s']
         self._model = model
         form = AnswerForm.of(section['answer'])
         self._grammar = AnswerGrammar(form, encode)
         self._writer = Writer(self._grammar)
-        self._prompt = PromptBuilder(TextPrompt.of(section['prompt']), encode, cameras, grid,
-                                     section['history_dt_s'])
-        self._num_guessed = num_guessed
+        self._prompt = PromptBuilder(
+            TextPrompt.of(section['prompt']), encode, manifest['cameras'],
+            (tokens['grid_height'], tokens['grid_width']), section['history_dt_s'])
         self._last = LastPlan(self.dt_s)
 
     def plan(self, kept: KeptTokens, ego: EgoState, num_kept: int) -> PlannerOutput:
@@ -68,7 +74,16 @@ class TextPlanner:
 
     def _write(self, ego: EgoState, logits: np.ndarray) -> Answer:
         draft = Draft(self._grammar, self._last.expected(ego, self.num_waypoints))
-        return self._writer.write(self._model, logits, draft.tokens, self._num_guessed)
+        return self._writer.write(self._model, logits, draft.tokens, NUM_GUESSED)
+
+
+def text_planner(manifest: Mapping[str, Any], folder: Path, engine: Engine) -> TextPlanner:
+    """Make the planner of a bundle in ``folder`` on the engine of language_model.onnx."""
+    language = EngineLanguage(engine, manifest['planner']['cache'])
+    try:
+        return TextPlanner(manifest, language, load_encode(folder / 'tokenizer'))
+    except AnswerError as error:
+        raise EngineError(f'the tokenizer in {folder} does not fit the answer: {error}') from error
 
 
 def waypoints_of(points_m: np.ndarray, reference_x_m: float) -> np.ndarray:

@@ -118,6 +118,28 @@ def run_layers(
     return residuals['waypoint_residuals'], np.stack(received)
 
 
+def run_language(
+    run: Callable[[Arrays], Arrays], feeds: Arrays, cache_shape: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """
+    Run language_model on a prompt and then on a block behind it.
+
+    ``feeds``: token_ids, visual_rows, positions, candidates, kept_tokens and block_ids;
+    ``cache_shape`` that of one row. Returns prompt_logits (C,) and block_logits (n, C).
+    """
+    length, block = len(feeds['token_ids']), feeds['block_ids']
+    inputs = ('token_ids', 'visual_rows', 'positions', 'candidates', 'kept_tokens')
+    first = run({**{name: feeds[name] for name in inputs},
+                 'cache': np.zeros((0, *cache_shape), np.float32),
+                 'logit_rows': np.array([length - 1])})
+    rows = np.arange(len(block))
+    positions = np.tile(feeds['positions'].max() + 1 + rows, (3, 1))
+    second = run({**{name: feeds[name] for name in inputs}, 'token_ids': block,
+                  'visual_rows': np.full_like(block, -1), 'positions': positions,
+                  'cache': first['new_cache'], 'logit_rows': rows})
+    return {'prompt_logits': first['logits'][0], 'block_logits': second['logits']}
+
+
 def golden_of_vision(out: Arrays) -> dict[str, np.ndarray]:
     """Return what is recorded of vision_attention's outputs: features only by their length."""
     return {'attention': out['attention'],
@@ -138,6 +160,10 @@ def _planner_errors(
     if 'planner' in engines:
         residuals = engines['planner'].run(feeds)['waypoint_residuals']
         errors['planner.waypoint_residuals'] = _waypoint_error(residuals, golden)
+    if 'language_model' in engines:
+        found = run_language(engines['language_model'].run, *_language_feeds(bundle, golden))
+        errors |= {f'language_model.{name}': _relative_l2(value, golden[name])
+                   for name, value in found.items()}
     if 'planner_embed' in engines:
         residuals, attention = run_layers(
             lambda graph, inputs: engines[graph].run(inputs), layer_graphs(engines), feeds,
@@ -146,6 +172,15 @@ def _planner_errors(
         errors['planner_layers.waypoint_residuals'] = _waypoint_error(residuals, golden)
         errors['planner_layers.attention'] = _relative_l2(attention, golden['layer_attention'])
     return errors
+
+
+def _language_feeds(bundle: Bundle, golden: Arrays) -> tuple[Arrays, tuple[int, ...]]:
+    prefix = 'language_'
+    feeds = {name.removeprefix(prefix): value for name, value in golden.items()
+             if name.startswith(prefix)}
+    cache = bundle.planner['cache']
+    return ({**feeds, 'kept_tokens': golden['visual_tokens'][golden['kept_indices']]},
+            (cache['layers'], 2, cache['kv_heads'], cache['head_size']))
 
 
 def _waypoint_error(residuals: np.ndarray, golden: Arrays) -> float:

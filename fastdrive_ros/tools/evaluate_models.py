@@ -174,7 +174,8 @@ class Models:
 
     def planner(self, name: str, method: str) -> Planner:
         """Return a new planner, without memory of any frame."""
-        return make_planner(self._bundles[name].planner, self._engines[name], method)
+        bundle = self._bundles[name]
+        return make_planner(bundle.manifest, bundle.path, self._engines[name], method)
 
     def _perception(self, method: str) -> Perception:
         if method not in self._perceptions:

@@ -12,14 +12,17 @@ Make a model bundle: ONNX graphs, tokenizer, golden outputs and a manifest.
 
 The checkpoint is a Hugging Face folder of Qwen2_5_VLForConditionalGeneration, of any size. With
 a waypoint_head.safetensors in it the bundle has that head, without one an untrained head that
-leaves the plan to kinematic extrapolation. Every graph is compared with the torch model; when one
-differs, nothing is written. Needs the extra [train]: pip install 'fastdrive_ros[train]'.
+leaves the plan to kinematic extrapolation; with --prompt it writes its plan as text. Every graph
+is compared with the torch model; when one differs, nothing is written. Interrupted, it goes on
+where it was when started again. Needs the extra [train]: pip install 'fastdrive_ros[train]'.
 """
 _EPILOG = """\
 example:
   fastdrive nano /tmp/nano
   fastdrive export --checkpoint /tmp/nano --out my_bundle
   ros2 launch fastdrive_ros fastdrive.launch.py bundle:=my_bundle
+  fastdrive export --checkpoint Impromptu-3B --pruner recon_pruner.safetensors --precision bf16 \
+      --prompt my_prompt.yaml --height 392 --width 672 --out impromptu
 
 A 3B model wants --precision bf16 (6.5 GB of disk; its vision tower overflows in fp16). Weights
 are mapped from the checkpoint, so in its own type an export needs little memory. When it is
@@ -53,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         '--cameras', nargs='+', metavar='NAME',
-        help="camera names in the model's order (default: the six of nuScenes)",
+        help="camera names in the model's order (default: the prompt file's, or nuScenes' six)",
     )
     parser.add_argument(
         '--height', type=int, default=224,
@@ -67,6 +70,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         '--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32',
         help='what the graphs compute in; their inputs and outputs stay fp32 (default: fp32). '
         'Measured against fp32, and refused where it overflows',
+    )
+    parser.add_argument(
+        '--prompt', type=Path, metavar='FILE',
+        help='for checkpoints that write their waypoints as text (Impromptu-VLA): what they are '
+        'asked and how they answer; config/prompts/front.yaml is an example',
     )
     parser.add_argument('--name', help="the model's name (default: the name of the out folder)")
     parser.add_argument(
@@ -86,7 +94,10 @@ def run(args: argparse.Namespace) -> int:
     from fastdrive_ros.learn.export import ExportRequest
     from fastdrive_ros.learn.export import export_bundle
     from fastdrive_ros.learn.nano import PRUNER_FILE
+    from fastdrive_ros.learn.prompt_file import shown_cameras
 
+    prompt = args.prompt.expanduser() if args.prompt else None
+    usual = shown_cameras(prompt, NUSCENES_CAMERAS) if prompt else NUSCENES_CAMERAS
     out = args.out.expanduser()
     checkpoint = args.checkpoint.expanduser()
     bundle = export_bundle(
@@ -96,10 +107,11 @@ def run(args: argparse.Namespace) -> int:
             plan_pruner=args.plan_pruner.expanduser() if args.plan_pruner else None,
             out=out,
             name=args.name or out.resolve().name,
-            cameras=tuple(args.cameras or NUSCENES_CAMERAS),
+            cameras=tuple(args.cameras or usual),
             height=args.height,
             width=args.width,
             precision=args.precision,
+            prompt=prompt,
             rivals=args.rivals,
             force=args.force,
         ),
