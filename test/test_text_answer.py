@@ -14,7 +14,9 @@ pytest.importorskip('torch')
 
 from tiny_text import FORM  # noqa: E402
 from tiny_text import encode  # noqa: E402
+from tiny_text import encode_plain  # noqa: E402
 
+from fastdrive_ros.learn.nano import nano_tokenizer  # noqa: E402
 from fastdrive_ros.planners.text import waypoints_of  # noqa: E402
 from fastdrive_ros.planners.text_answer import AnswerError  # noqa: E402
 from fastdrive_ros.planners.text_answer import AnswerForm  # noqa: E402
@@ -22,9 +24,9 @@ from fastdrive_ros.planners.text_answer import AnswerGrammar  # noqa: E402
 from fastdrive_ros.planners.text_decoding import Cursor  # noqa: E402
 
 
-@pytest.fixture(scope='module')
-def grammar() -> AnswerGrammar:
-    return AnswerGrammar(FORM, encode)
+@pytest.fixture(scope='module', params=[encode, encode_plain], ids=['qwen', 'plain'])
+def grammar(request: pytest.FixtureRequest) -> AnswerGrammar:
+    return AnswerGrammar(FORM, request.param)
 
 
 @pytest.mark.parametrize(('value', 'text'), [
@@ -64,7 +66,7 @@ def test_every_answer_of_the_form_is_a_way_through_the_grammar(grammar: AnswerGr
         numbers = tuple(FORM.number(generator.choice((0.05, 1.0, 30.0, 300.0))
                                     * generator.uniform(-1.0, 1.0)) for _ in range(12))
         cursor = Cursor(grammar.root)
-        for token in encode(FORM.text(numbers)):
+        for token in grammar.encode(FORM.text(numbers)):
             if cursor.node.is_end:
                 break
             assert token in cursor.node.edges, FORM.text(numbers)
@@ -82,7 +84,7 @@ def test_every_way_through_the_grammar_is_an_answer_in_the_tokenizers_own_cut(
             cursor = cursor.after(generator.choice(list(cursor.node.edges)), grammar.characters)
         text = FORM.text(cursor.numbers)
         assert FORM.points(text).shape == (6, 2)
-        assert cursor.tokens == tuple(encode(text))[:len(cursor.tokens)]
+        assert cursor.tokens == tuple(grammar.encode(text))[:len(cursor.tokens)]
         assert set(cursor.tokens) <= set(grammar.candidates.tolist())
         assert all(len(n.lstrip('-').split('.')[0]) <= 3 for n in cursor.numbers)
 
@@ -90,6 +92,9 @@ def test_every_way_through_the_grammar_is_an_answer_in_the_tokenizers_own_cut(
 def test_a_tokenizer_that_joins_digits_is_refused() -> None:
     with pytest.raises(AnswerError, match='keeps digits apart'):
         AnswerGrammar(FORM, lambda text: [hash(text) % 1000])
+    nano = nano_tokenizer().backend_tokenizer              # ' 3' is one token in it
+    with pytest.raises(AnswerError, match='keeps digits apart'):
+        AnswerGrammar(FORM, lambda text: nano.encode(text).ids)
 
 
 def test_waypoints_look_along_the_way_and_keep_their_direction_at_a_stop() -> None:

@@ -12,6 +12,7 @@ pytest.importorskip('torch')
 
 from tiny_text import FORM  # noqa: E402
 from tiny_text import encode  # noqa: E402
+from tiny_text import encode_plain  # noqa: E402
 
 from fastdrive_ros.core.types import EgoState  # noqa: E402
 from fastdrive_ros.planners.language import PromptRows  # noqa: E402
@@ -28,8 +29,8 @@ NUMBERS = ('4.01', '0.0', '8.02', '-0.11', '12.0', '-0.3', '16.05', '-0.52', '20
 class Reciting:
     """A named stand-in for a LanguageModel: it writes one answer by heart."""
 
-    def __init__(self, answer: str, prompt_rows: int) -> None:
-        self.answer, self.first = tuple(encode(answer)), prompt_rows
+    def __init__(self, answer: tuple[int, ...], prompt_rows: int) -> None:
+        self.answer, self.first = answer, prompt_rows
         self.num_rows, self.rows_read = 0, []
 
     def prefill(self, prompt: PromptRows, candidates: np.ndarray) -> np.ndarray:
@@ -52,14 +53,14 @@ class Reciting:
         return np.where(candidates == token, 5.0, 0.0).astype(np.float32)
 
 
-@pytest.fixture(scope='module')
-def grammar() -> AnswerGrammar:
-    return AnswerGrammar(FORM, encode)
+@pytest.fixture(scope='module', params=[encode, encode_plain], ids=['qwen', 'plain'])
+def grammar(request: pytest.FixtureRequest) -> AnswerGrammar:
+    return AnswerGrammar(FORM, request.param)
 
 
 def recite(grammar: AnswerGrammar, numbers: tuple[str, ...]) -> tuple[Writer, Reciting]:
     writer = Writer(grammar)
-    model = Reciting(FORM.text(numbers), 50)
+    model = Reciting(tuple(grammar.encode(FORM.text(numbers))), 50)
     model.start = len(writer.begin.tokens)
     return writer, model
 
@@ -76,7 +77,7 @@ def test_fixed_text_takes_no_pass_of_its_own(grammar: AnswerGrammar) -> None:
     answer = writer.write(model, model.prefill(None, grammar.candidates))
     assert answer.numbers == NUMBERS
     # A pass stands for a place where something else could have been written.
-    whole = len(encode(FORM.text(NUMBERS)))
+    whole = len(grammar.encode(FORM.text(NUMBERS)))
     assert answer.num_passes < 0.75 * whole
     writer_again, again = recite(grammar, NUMBERS)
     singly = writer_again.write_singly(again, again.prefill(None, grammar.candidates))

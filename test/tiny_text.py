@@ -39,17 +39,32 @@ HIDDEN_SIZE = 48
 @functools.cache
 def qwen_tokenizer() -> Tokenizer:
     """Return a byte-level BPE in which ' [', ' [-' and '],' became tokens of their own."""
+    corpus = [FORM.text(('1.5', '-0.25') * 6), FORM.text(('-3.0', '0.5') * 6)] * 50
+    corpus += ['You drive a vehicle. Predict where it will be in the next 3 seconds.'] * 20
+    return _tokenizer(corpus)
+
+
+def _tokenizer(corpus: Sequence[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(_SPLIT), 'isolated'),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    corpus = [FORM.text(('1.5', '-0.25') * 6), FORM.text(('-3.0', '0.5') * 6)] * 50
-    corpus += ['You drive a vehicle. Predict where it will be in the next 3 seconds.'] * 20
     tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE, special_tokens=list(SPECIAL_TOKENS), show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
     return tokenizer
+
+
+@functools.cache
+def plain_tokenizer() -> Tokenizer:
+    """Return one in which every character is a token of its own."""
+    return _tokenizer([])
+
+
+def encode_plain(text: str) -> Sequence[int]:
+    """Return token ids of ``plain_tokenizer``."""
+    return plain_tokenizer().encode(text, add_special_tokens=False).ids
 
 
 def encode(text: str) -> Sequence[int]:

@@ -85,9 +85,13 @@ class AnswerForm:
         return points
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Node:
-    """A place in an answer: which tokens may follow, and where each of them leads."""
+    """
+    A place in an answer: which tokens may follow, and where each of them leads.
+
+    Without repr and eq of its own: both would walk all ways through the graph, which are many.
+    """
 
     edges: dict[int, Node] = field(default_factory=dict)
     begins: tuple[int, str] | None = None
@@ -108,7 +112,7 @@ class AnswerGrammar:
     def __init__(self, form: AnswerForm, encode: Encode) -> None:
         """Raise AnswerError where the tokenizer does not keep digits apart."""
         self.form = form
-        self._encode = encode
+        self.encode = encode
         self._digits = [self._token(digit) for digit in _DIGITS]
         self._point = self._token('.')
         self.characters = {self._point: '.', **dict(zip(self._digits, _DIGITS))}
@@ -131,11 +135,15 @@ class AnswerGrammar:
 
     def _between_digits(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a text that stands between two digits."""
-        digit, whole = tuple(self._encode('5')), tuple(self._encode(f'5{text}5'))
-        if len(digit) != 1 or whole[:1] != digit or whole[-1:] != digit:
-            raise AnswerError(f"expected a tokenizer that keeps digits apart, found '5{text}5' as "
-                              f'tokens {whole}: it cannot write numbers under a grammar')
-        return whole[1:-1]
+        digits = [tuple(self.encode(digit)) for digit in _DIGITS]
+        ways = [tuple(self.encode(f'{digit}{text}{digit}')) for digit in _DIGITS]
+        inside = {way[1:-1] for way in ways}
+        if len(inside) > 1 or any(way != (*digit, *way[1:-1], *digit)
+                                  for digit, way in zip(digits, ways, strict=True)):
+            raise AnswerError(f"expected a tokenizer that keeps digits apart, found '0{text}0', "
+                              f"'1{text}1', ... as tokens {ways}: it cannot write numbers under a "
+                              'grammar')
+        return inside.pop()
 
     def _first_digit(self, number: int, sign: str) -> Node:
         """Return where a number's first digit is written."""

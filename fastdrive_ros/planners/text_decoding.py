@@ -43,7 +43,9 @@ class Cursor:
         if in_number:
             numbers = (*numbers[:-1], numbers[-1] + characters[token])
         if node.begins is not None:
-            numbers, in_number = (*numbers, node.begins[1]), True
+            # Again for the same number where the tokenizer has the minus as a token of its own.
+            number, sign = node.begins
+            numbers, in_number = (*numbers[:number], sign), True
         return Cursor(node, (*self.tokens, token), numbers, in_number)
 
 

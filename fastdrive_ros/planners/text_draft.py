@@ -54,6 +54,8 @@ class Draft:
             text = self._text(cursor, last)
             if len(text) > len(cursor.numbers[last]):
                 wanted = text[len(cursor.numbers[last])]
+                if wanted == '-':
+                    return _way_to(cursor.node, (last, '-'), self._grammar.characters)
                 return [t for t in edges if self._grammar.characters.get(t) == wanted][:1]
         if last + 1 == len(self._expected):
             return [t for t in edges if edges[t].is_end][:1]
