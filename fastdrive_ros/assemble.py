@@ -67,14 +67,15 @@ def ego_config(settings: Mapping[str, Any], bundle: Bundle) -> EgoConfig:
         history_dt_s=bundle.planner['history_dt_s'])
 
 
-def method_graphs(bundle: Bundle, method: str) -> tuple[str, ...]:
+def method_graphs(bundle: Bundle, method: str, fused: bool = False) -> tuple[str, ...]:
     """
-    Return the graphs that planning with a pruning method runs.
+    Return the graphs that planning with a pruning method runs, ``fused`` with the joined one.
 
     Raises BundleError naming those that the bundle lacks.
     """
     available = bundle.manifest['graphs']
-    graphs = (*perception_graphs(method), *planner_graphs(method, available))
+    before = (JOINED,) if fused else perception_graphs(method)
+    graphs = (*before, *planner_graphs(method, available))
     if lacking := [graph for graph in graphs if graph not in available]:
         raise BundleError(
             f"pruner '{method}' needs the graphs {', '.join(lacking)}, {bundle.path} has "
@@ -95,7 +96,7 @@ def build_pipeline(settings: Mapping[str, Any],
     check_required_cameras(settings, bundle.cameras)
     camera_topics(settings, bundle.cameras)  # refuses a camera without a topic
     method = pruning_method(settings, bundle.pruner_method)
-    graphs = (JOINED, 'planner') if settings['fuse_perception'] else method_graphs(bundle, method)
+    graphs = method_graphs(bundle, method, settings['fuse_perception'])
     cache_dir = settings['engine_cache_dir']
     loaded = load_engines(
         bundle,

@@ -25,6 +25,7 @@ from fastdrive_ros.pruners.inside import Layer
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import golden_history
 from fastdrive_ros.runtime.engine import Engine
+from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.runtime.load import load_engines
 
 Engines = Mapping[str, Engine]
@@ -182,5 +183,5 @@ def test_the_graphs_of_a_method(rival_bundle: Bundle) -> None:
 
 def test_another_head_is_refused(rival_bundle: Bundle, engines: Engines) -> None:
     manifest = {**rival_bundle.manifest, 'planner': {'head': 'diffusion'}}
-    with pytest.raises(ValueError, match="wants planner head 'diffusion', this version has"):
+    with pytest.raises(EngineError, match="wants planner head 'diffusion', this version has"):
         make_planner(manifest, rival_bundle.path, engines, 'recon')

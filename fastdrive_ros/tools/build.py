@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastdrive_ros.assemble import method_graphs
-from fastdrive_ros.perception import JOINED
 from fastdrive_ros.pruners import METHODS
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import load_bundle
@@ -91,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fused and args.pruner:
         raise EngineError('--fused joins the encoder with ReconPruner: leave out --pruner, or '
                           '--fused')
-    graphs = ((JOINED, 'planner') if args.fused else
-              method_graphs(bundle, args.pruner or bundle.pruner_method))
+    graphs = method_graphs(bundle, args.pruner or bundle.pruner_method, args.fused)
     cache_dir = args.cache_dir or default_cache_dir()
     backend = _backend(args.backend)
     capability, for_this_gpu = _target(args.compute_capability)
