@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import torch
+from tokenizers import Regex
 from tokenizers import Tokenizer
 from tokenizers import decoders
 from tokenizers import models
@@ -42,6 +43,9 @@ SPECIAL_TOKENS = (
     '<|endoftext|>', '<|im_start|>', '<|im_end|>', '<|vision_start|>', '<|vision_end|>',
     '<|vision_pad|>', '<|image_pad|>', '<|video_pad|>',
 )
+# The pattern of Qwen2's tokenizer.json.
+_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+          r'|\s*[\r\n]+|\s+(?!\S)|\s+')
 # What the vocabulary's merges are learned from, so that the prompt is a few dozen tokens long.
 CORPUS = (
     driving_prompt(NUSCENES_CAMERAS, 3.0),
@@ -114,9 +118,15 @@ def nano_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
 
 
 def nano_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer with Qwen's special tokens; any text has an encoding."""
+    """
+    Return a byte-level BPE tokenizer with Qwen's special tokens; any text has an encoding.
+
+    It splits as Qwen's does before it merges: digits apart, punctuation with the blank before it.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(_SPLIT), 'isolated'),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE, special_tokens=list(SPECIAL_TOKENS), show_progress=False,

@@ -8,12 +8,16 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 
 from fastdrive_ros.learn.checkpoint import checkpoint_sha256
 from fastdrive_ros.learn.checkpoint import load_or_make_head
@@ -119,15 +123,23 @@ class PlannerTask:
 
         ``training`` is the model card's sentence on how. The folder appears whole.
         """
-        partial = out.with_name(out.name + '.partial')
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        self._qwen.save_pretrained(partial)
-        self._tokenizer.save_pretrained(partial)
-        for name in ('preprocessor_config.json', 'recon_pruner.safetensors'):
-            if (self._checkpoint / name).is_file():
-                shutil.copyfile(self._checkpoint / name, partial / name)
         self._head.config = dataclasses.replace(self._head.config, trained=True, training=training)
-        save_head(self._head, partial / HEAD_FILE)
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(partial, out)
+        with whole_checkpoint(out, self._qwen, self._tokenizer, self._checkpoint) as partial:
+            save_head(self._head, partial / HEAD_FILE)
+
+
+@contextmanager
+def whole_checkpoint(out: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+                     source: Path) -> Iterator[Path]:
+    """Write a checkpoint made from ``source``; the folder it yields becomes ``out`` in the end."""
+    partial = out.with_name(out.name + '.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    for name in ('preprocessor_config.json', 'recon_pruner.safetensors'):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, partial / name)
+    yield partial
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
