@@ -81,7 +81,7 @@ class Pipeline:
         self.settings = settings
         self._preprocessor = preprocessor
         self._perception = perception
-        self._planner = planner
+        self.planner = planner
         self._engines = engines
         self._tokens_per_camera = tokens_per_camera
 
@@ -163,12 +163,12 @@ class Pipeline:
     def _plan(self, cycle: _Cycle, limits: GateLimits) -> None:
         assert cycle.kept is not None and cycle.ego is not None
         with cycle.timer('plan'):
-            output = self._planner.plan(cycle.kept, cycle.ego, cycle.num_kept)        # (T, 3)
+            output = self.planner.plan(cycle.kept, cycle.ego, cycle.num_kept)        # (T, 3)
         if output.kept_indices is not None:
             cycle.kept = cycle.kept.only(output.kept_indices)
         cycle.timer.stage_ms.update(output.stage_ms)
         with cycle.timer('postprocess'):
-            trajectory = make_trajectory(cycle.frame_set.stamp_ns, self._planner.dt_s,
+            trajectory = make_trajectory(cycle.frame_set.stamp_ns, self.planner.dt_s,
                                          output.waypoints)
             refusal = check(trajectory, cycle.ego, limits)
         if refusal:

@@ -272,6 +272,7 @@ def _text_section(
         **read_prompt_file(request.prompt, request.cameras).section(),
         'ego_features': list(EGO_FEATURES), 'cache': text['cache'],
         'num_rows': text['cache']['max_rows'], 'frame_agreement': agreement,
+        'vocabulary_size': text['vocabulary_size'],
         'trained': agreement >= TRAINED_AGREEMENT,
     }, (f'Planner: as the checkpoint is; by itself it writes {agreement:.0%} of the fixed text '
         f'that its answers begin with ({request.prompt.name}).')

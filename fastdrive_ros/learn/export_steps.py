@@ -116,7 +116,7 @@ class Facts:
     differences: dict[str, Difference] = field(default_factory=dict)
     roundings: dict[str, Rounding] = field(default_factory=dict)
     text: dict[str, Any] = field(default_factory=dict)
-    """Of a text planner: 'agreement', 'cache'."""
+    """Of a text planner: agreement, vocabulary_size, cache."""
 
 
 def export_vision(work: Work) -> Facts:
@@ -194,7 +194,8 @@ def export_language(work: Work) -> Facts:
         with in_float32(stored) as reach:
             golden = golden_logits(stored, feeds, kept)
             agreement = frame_agreement(stored, feeds, kept)
-    facts.text = {'agreement': agreement, 'cache': cache_sizes(work.parts, head, stored)}
+    facts.text = {'agreement': agreement, 'vocabulary_size': len(stored.output),
+                  'cache': cache_sizes(work.parts, head, stored)}
     work.golden.update({**golden, **{f'language_{name}': v for name, v in feeds.items()}})
     language = work.parts.language(work.dtype)
     if work.precision != 'fp32':

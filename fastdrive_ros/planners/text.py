@@ -49,10 +49,9 @@ class TextPlanner:
         section, tokens = manifest['planner'], manifest['tokens']
         self.num_waypoints: int = section['num_waypoints']
         self.dt_s: float = section['dt_s']
-        self._model = model
-        form = AnswerForm.of(section['answer'])
-        self._grammar = AnswerGrammar(form, encode)
-        self._writer = Writer(self._grammar)
+        self.model = model
+        self.grammar = AnswerGrammar(AnswerForm.of(section['answer']), encode)
+        self.writer = Writer(self.grammar)
         self._prompt = PromptBuilder(
             TextPrompt.of(section['prompt']), encode, manifest['cameras'],
             (tokens['grid_height'], tokens['grid_width']), section['history_dt_s'])
@@ -62,19 +61,28 @@ class TextPlanner:
         """Let the model write its answer and read it."""
         timer = StageTimer()
         with timer('prefill'):
-            rows = self._prompt.rows(kept, ego.history, self._writer.begin.tokens)
-            logits = self._writer.prefill(self._model, rows)
+            logits = self.prefill(kept, ego)
         with timer('decode'):
-            answer = self._write(ego, logits)
+            answer = self.writer.write(self.model, logits, self.draft(ego).tokens, NUM_GUESSED)
+        return self.output(ego, answer, timer.stage_ms)
+
+    def prefill(self, kept: KeptTokens, ego: EgoState) -> np.ndarray:
+        """Read this cycle's prompt; return the logits after it, (C,)."""
+        rows = self._prompt.rows(kept, ego.history, self.writer.begin.tokens)
+        return self.writer.prefill(self.model, rows)
+
+    def draft(self, ego: EgoState) -> Draft:
+        """Return what will probably be written."""
+        return Draft(self.grammar, self._last.expected(ego, self.num_waypoints))
+
+    def output(self, ego: EgoState, answer: Answer,
+               stage_ms: Mapping[str, float]) -> PlannerOutput:
+        """Read an answer, and remember it for the next draft."""
         points_m = np.array(answer.numbers, np.float64).reshape(self.num_waypoints, 2)
         self._last.remember(ego, points_m)
-        return PlannerOutput(
-            waypoints_of(points_m, self._grammar.form.reference_x_m), timer.stage_ms,
-            text=self._grammar.form.text(answer.numbers))
-
-    def _write(self, ego: EgoState, logits: np.ndarray) -> Answer:
-        draft = Draft(self._grammar, self._last.expected(ego, self.num_waypoints))
-        return self._writer.write(self._model, logits, draft.tokens, NUM_GUESSED)
+        form = self.grammar.form
+        return PlannerOutput(waypoints_of(points_m, form.reference_x_m), stage_ms,
+                             text=form.text(answer.numbers))
 
 
 def text_planner(manifest: Mapping[str, Any], folder: Path, engine: Engine) -> TextPlanner:
