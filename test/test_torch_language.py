@@ -305,14 +305,15 @@ def test_memory_is_planned_by_hand_and_refused_with_numbers() -> None:
     assert plan_memory(qwen_3b(), 3500, 4, 'cuda').activations > 16 * 3584**2 * 4
     with pytest.raises(EngineError, match=(
             r'expected 6\.\d\d GiB for 3500 rows \(weights 5\.75, cache 0\.12, '
-            r'activations 0\.\d\d, workspace 0\.25\) free on cuda:0, found 4\.00 GiB: keep fewer tokens')):
+            r'activations 0\.\d\d, workspace 0\.25\) free on cuda:0, found 4\.00 GiB: keep '
+            'fewer tokens')):
         require_memory(plan, 4 << 30, 'cuda:0')
     require_memory(plan, plan.total, 'cuda:0')
 
 
 def test_what_the_plan_calls_cache_and_inputs_is_allocated(made: Made) -> None:
     model = make_model(made)
-    shape = model._decoder.shape
+    shape = model.decoder.shape
     plan = plan_memory(shape, 400, 4, 'cpu')
     assert plan.cache == model._cache.keys.nbytes + model._cache.values.nbytes
     assert plan.activations > model._kept.nbytes + model._hidden.nbytes

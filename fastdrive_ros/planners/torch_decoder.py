@@ -96,11 +96,11 @@ class Decoder:
         return functional.rms_norm(hidden, hidden.shape[1:], weight, self.shape.norm_eps)
 
     def read_prompt(self, hidden: torch.Tensor, positions: torch.Tensor,
-                    cache: Cache) -> torch.Tensor:
+                    cache: Cache | None) -> torch.Tensor:
         """Run [S, D] at int64 [3, S] as the first S rows of the cache; rows before the norm."""
-        rotary = self.rotary(positions)
+        rotary, attend = self.rotary(positions), prompt_attention(cache)
         for index in range(len(self.layers)):
-            hidden = self.layer(index, hidden, rotary, prompt_attention(cache))
+            hidden = self.layer(index, hidden, rotary, attend)
         return hidden
 
     def read_block(self, token_ids: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor,

@@ -51,7 +51,7 @@ class TorchLanguageModel:
         """Allocate for at most ``max_rows`` rows of prompt and answer, on the weights' device."""
         self.num_rows = 0
         self.max_rows = max_rows
-        self._decoder = decoder
+        self.decoder = decoder
         table = decoder.embedding
         rows, device = allocated_rows(max_rows), table.device
         self._replay = Replay(device)
@@ -141,7 +141,7 @@ class TorchLanguageModel:
         Otherwise the first cycle with a new size pays for it (a graph takes about as long to
         record as three passes). The cache is empty afterwards.
         """
-        width, one = self._decoder.shape.hidden_size, np.zeros(1, np.int64)
+        width, one = self.decoder.shape.hidden_size, np.zeros(1, np.int64)
         for rows in prompt_rows:
             ids = np.zeros(rows, np.int64)
             self.prefill(PromptRows(ids, ids - 1, np.zeros((0, width), np.float32),
@@ -160,10 +160,10 @@ class TorchLanguageModel:
             self._prompt[0, :padded], self._prompt[1, :padded], self._prompt[2:, :padded])
         hidden = torch.where(
             (visual >= 0)[:, None], self._kept.index_select(0, visual.clamp(min=0)),
-            functional.embedding(token_ids, self._decoder.embedding))
-        hidden = self._decoder.read_prompt(hidden, positions, self._cache)
+            functional.embedding(token_ids, self.decoder.embedding))
+        hidden = self.decoder.read_prompt(hidden, positions, self._cache)
         last = hidden.index_select(0, self._last)
-        self._hidden[:1].copy_(self._decoder.normed(last, self._decoder.norm))
+        self._hidden[:1].copy_(self.decoder.normed(last, self.decoder.norm))
 
     def _extend(self, token_ids: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         count = len(token_ids)
@@ -183,7 +183,7 @@ class TorchLanguageModel:
 
     def _read_block(self, padded: int, seen: int) -> None:
         ahead = torch.arange(padded, device=self._block.device)
-        self._hidden[:padded].copy_(self._decoder.read_block(
+        self._hidden[:padded].copy_(self.decoder.read_block(
             self._block[2:2 + padded], self._block[0] + ahead, self._block[1] + ahead,
             self._cache, seen))
 
@@ -203,7 +203,7 @@ class TorchLanguageModel:
         if key not in self._heads:
             if len(self._heads) >= _MOST_CANDIDATE_SETS:
                 self._heads.clear()
-            head = self._decoder.head
+            head = self.decoder.head
             chosen = torch.from_numpy(candidates.copy()).to(head.device)
             self._heads[key] = head.index_select(0, chosen)
         return self._heads[key]
