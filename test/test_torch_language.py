@@ -194,6 +194,25 @@ def test_forgetting_the_end_of_the_prompt(made: Made, tokens: torch.Tensor,
         model.forget(visual)
 
 
+def test_passes_neither_ask_the_host_nor_leave_the_device(made: Made) -> None:
+    # What a CUDA graph cannot record raises on 'meta', too: values read, other devices' tensors.
+    text = made.hf.model.language_model
+    shape = LanguageShape.from_config(text.config, made.hf.config.tie_word_embeddings)
+
+    def weight(name: str) -> torch.Tensor:
+        found = made.hf.lm_head.weight if name == 'lm_head.weight' else text.get_parameter(name)
+        return found.to('meta')
+
+    model = TorchLanguageModel(Decoder(shape, weight), 400)
+    with torch.inference_mode():
+        model._read_prompt(64)
+        model._read_block(4, 256)
+        with pytest.raises(RuntimeError):
+            model._hidden.sum().item()
+        with pytest.raises(RuntimeError):
+            model._hidden + torch.zeros(64, shape.hidden_size)
+
+
 def test_a_second_prompt_forgets_the_first(made: Made, tokens: torch.Tensor,
                                            model: TorchLanguageModel) -> None:
     long, short = rows_of(made, tokens, every(tokens)), rows_of(made, tokens, every(tokens)[:5])
@@ -289,7 +308,7 @@ def qwen_3b() -> LanguageShape:
 
 
 def test_the_shape_counts_what_transformers_has(made: Made) -> None:
-    shape = make_model(made)._decoder.shape
+    shape = make_model(made).decoder.shape
     found = {*made.hf.model.language_model.parameters(), *made.hf.lm_head.parameters()}
     assert shape.parameters == sum(each.numel() for each in found)
     assert qwen_3b().layer_parameters == 77_076_992

@@ -68,8 +68,7 @@ class Decoder:
         self._frequencies = (1.0 / shape.rope_theta**powers).repeat(2).to(device)   # (c,)
         axes = [axis for axis, size in enumerate(shape.mrope_section) for _ in range(size)]
         self._axis = torch.tensor(axes * 2, device=device)              # (c,): time, row, column
-        self._sign = torch.ones(2 * half, device=device)
-        self._sign[:half] = -1.0
+        self._sign = torch.tensor([-1.0] * half + [1.0] * half, device=device)
 
     def rotary(self, positions: torch.Tensor) -> Rotary:
         """Map int64 [3, S] to cosine and signed sine [S, 1, c]."""

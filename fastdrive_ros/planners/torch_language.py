@@ -60,13 +60,13 @@ class TorchLanguageModel:
             self._kept = table.new_zeros(rows, table.shape[1])
             self._hidden = table.new_zeros(MAX_BLOCK, table.shape[1])
             # Ids, visual rows, three positions; of a block its first row and position, and ids.
-            self._prompt = torch.zeros(5, rows, dtype=torch.int64, device=device)
+            self._prompt = torch.zeros(rows, 5, dtype=torch.int64, device=device)
             self._block = torch.zeros(2 + MAX_BLOCK, dtype=torch.int64, device=device)
             self._last = torch.zeros(1, dtype=torch.int64, device=device)
         pinned = device.type == 'cuda'
-        self._host_prompt = torch.zeros(5, rows, dtype=torch.int64, pin_memory=pinned)
+        self._host_prompt = torch.zeros(rows, 5, dtype=torch.int64, pin_memory=pinned)
         self._host_block = torch.zeros(2 + MAX_BLOCK, dtype=torch.int64, pin_memory=pinned)
-        self._host_logits = torch.zeros(0, pin_memory=pinned)
+        self._host_logits = torch.zeros(0)
         self._heads: dict[bytes, torch.Tensor] = {}
         self._prompt_positions = np.zeros(0, np.int64)
 
@@ -95,13 +95,13 @@ class TorchLanguageModel:
             np.where(is_visual, -1, np.asarray(prompt.positions)[0]), prompt.next_position)
         padded = self._padded(rows, PROMPT_BUCKET)
         host = self._host_prompt.numpy()
-        host[:, :padded] = np.array([0, -1, 0, 0, 0])[:, None]
-        host[0, :rows] = np.where(is_visual, 0, prompt.token_ids)
-        host[1, :rows] = visual
-        host[2:, :rows] = prompt.positions
+        host[:padded] = 0, -1, 0, 0, 0
+        host[:rows, 0] = np.where(is_visual, 0, prompt.token_ids)
+        host[:rows, 1] = visual
+        host[:rows, 2:] = prompt.positions.T
         with self._running():
             self._kept[:len(kept)].copy_(kept, non_blocking=True)
-            self._prompt[:, :padded].copy_(self._host_prompt[:, :padded], non_blocking=True)
+            self._prompt[:padded].copy_(self._host_prompt[:padded], non_blocking=True)
             self._last.fill_(rows - 1)
             self._replay(('prompt', padded), lambda: self._read_prompt(padded))
             logits = self._logits(1, candidates)[0]
@@ -156,12 +156,11 @@ class TorchLanguageModel:
         self._prompt_positions = np.zeros(0, np.int64)
 
     def _read_prompt(self, padded: int) -> None:
-        token_ids, visual, positions = (
-            self._prompt[0, :padded], self._prompt[1, :padded], self._prompt[2:, :padded])
+        token_ids, visual, *axes = self._prompt[:padded].unbind(1)
         hidden = torch.where(
             (visual >= 0)[:, None], self._kept.index_select(0, visual.clamp(min=0)),
             functional.embedding(token_ids, self.decoder.embedding))
-        hidden = self.decoder.read_prompt(hidden, positions, self._cache)
+        hidden = self.decoder.read_prompt(hidden, torch.stack(axes), self._cache)
         last = hidden.index_select(0, self._last)
         self._hidden[:1].copy_(self.decoder.normed(last, self.decoder.norm))
 
@@ -192,8 +191,7 @@ class TorchLanguageModel:
         head = self._candidate_rows(np.ascontiguousarray(candidates, dtype=np.int64))
         logits = functional.linear(self._hidden[:count], head).float().flatten()
         if len(self._host_logits) < len(logits):
-            self._host_logits = torch.zeros(
-                len(logits), pin_memory=self._host_logits.is_pinned() or logits.is_cuda)
+            self._host_logits = torch.zeros(len(logits), pin_memory=logits.is_cuda)
         self._host_logits[:len(logits)].copy_(logits, non_blocking=True)
         self._replay.wait()
         return self._host_logits[:len(logits)].numpy().reshape(count, -1).copy()

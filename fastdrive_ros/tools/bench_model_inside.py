@@ -42,7 +42,7 @@ def prefill_inside(subject: Subject, method: str, tokens: torch.Tensor, num_kept
         return {'prefill': Clock(subject.device)(lambda: prefill.run(rows))[1]}
 
 
-def inside_macs(subject: Subject, method: str, num_kept: int) -> int:
+def inside_macs(subject: Subject, method: str, num_kept: int) -> dict[str, int]:
     """Return the MACs of that prefill, by the rows that each layer really read."""
     import torch
 
@@ -51,7 +51,7 @@ def inside_macs(subject: Subject, method: str, num_kept: int) -> int:
     with torch.inference_mode():
         tokens = torch.randn(every, subject.shape.hidden_size, device=subject.device)
         prefill.run(subject.rows(tokens.to(subject.dtype), torch.arange(every)))
-    return cut_macs(subject.shape, prefill.rows_of_layer, len(subject.candidates))
+    return {'macs': cut_macs(subject.shape, prefill.rows_of_layer, len(subject.candidates))}
 
 
 class InsidePrefill:
@@ -69,6 +69,8 @@ class InsidePrefill:
             'sparsevlm': pruned_layers(depth)}[method]
         self._wants_states = method != 'fastv'
         self.rows_of_layer: list[int] = []
+        self.visual_rows = np.empty(0, np.int64)
+        """Of each row that is left, in the prompt's order: its visual token, -1 for text."""
 
     def run(self, rows: PromptRows) -> torch.Tensor:
         """Return the last row (1, D) after the last layer, before the norm."""
@@ -83,7 +85,7 @@ class InsidePrefill:
         self._embeddings = _host(rows.kept_tokens) if self._wants_states else np.empty(
             (len(rows.kept_tokens), 0), np.float32)
         self._text = _host(hidden[visual < 0]) if self._wants_states else np.empty((0, 0))
-        self._slots, self._visual = np.arange(len(ids)), rows.visual_rows
+        self._slots, self.visual_rows = np.arange(len(ids)), rows.visual_rows
         rotary = decoder.rotary(positions)
         for index in range(len(decoder.layers)):
             self.rows_of_layer.append(len(hidden))
@@ -114,7 +116,7 @@ class InsidePrefill:
         """Return float32 (S, S), head-mean, text first; visual rows are zero: nobody asks."""
         import torch
 
-        text = torch.from_numpy(np.flatnonzero(self._visual < 0)).to(self._device)
+        text = torch.from_numpy(np.flatnonzero(self.visual_rows < 0)).to(self._device)
         query = query.index_select(0, text).transpose(0, 1)             # (H, text, c)
         key = key.repeat_interleave(query.shape[0] // key.shape[1], dim=1)
         scores = query @ key.permute(1, 2, 0) * query.shape[2]**-0.5    # (H, text, S)
@@ -126,15 +128,15 @@ class InsidePrefill:
 
     def _text_first(self) -> np.ndarray:
         """Return the rows as the methods want them: text, then visual, each in its order."""
-        return np.argsort(self._visual >= 0, kind='stable')
+        return np.argsort(self.visual_rows >= 0, kind='stable')
 
     def _layer(self, index: int, hidden: torch.Tensor, attention: np.ndarray) -> Layer:
-        rows, num_text = self._text_first(), np.count_nonzero(self._visual < 0)
+        rows, num_text = self._text_first(), np.count_nonzero(self.visual_rows < 0)
         states = _host(hidden)[rows] if self._wants_states else np.empty((0, 0), np.float32)
         return Layer(
             index, len(self._decoder.layers), hidden=states, attention=attention,
             visual_rows=np.arange(num_text, len(rows)),
-            visual_indices=self._visual[rows[num_text:]],
+            visual_indices=self.visual_rows[rows[num_text:]],
             text_rows=np.arange(num_text - 1), query_rows=np.arange(num_text - 1, num_text),
             ego_rows=np.empty(0, np.int64), embeddings=self._embeddings,
             text_embeddings=self._text[:-1])
@@ -143,8 +145,8 @@ class InsidePrefill:
         """Drop visual rows, add the merged ones in the slots of their centres."""
         import torch
 
-        visual = np.flatnonzero(self._visual >= 0)
-        chosen = np.concatenate([np.flatnonzero(self._visual < 0), visual[cut.keep],
+        visual = np.flatnonzero(self.visual_rows >= 0)
+        chosen = np.concatenate([np.flatnonzero(self.visual_rows < 0), visual[cut.keep],
                                  visual[cut.merged_places]])
         source = chosen.copy()
         if len(cut.merged_places):
@@ -152,7 +154,7 @@ class InsidePrefill:
             source[-count:] = len(hidden) + np.arange(count)
             hidden = torch.cat([hidden, torch.from_numpy(cut.merged).to(hidden)])
         order = np.argsort(self._slots[chosen], kind='stable')
-        self._slots, self._visual = self._slots[chosen][order], self._visual[chosen][order]
+        self._slots, self.visual_rows = self._slots[chosen][order], self.visual_rows[chosen][order]
         return hidden.index_select(0, torch.from_numpy(source[order]).to(self._device))
 
 

@@ -101,9 +101,9 @@ def _line(axes: Axes, result: Mapping[str, Any], names: Sequence[str], stage: st
 def _draw(axes: Axes, points: Sequence[tuple[int, float]], colour: str, label: str) -> None:
     if points:
         axes.plot(*zip(*sorted(points)), color=colour, marker='o', markersize=4.5, label=label)
+        axes.set_ylim(bottom=0)
 
 
 def _title(axes: Axes, title: str) -> None:
     axes.set_title(title, loc='left')
     axes.set_xlabel('visual tokens kept')
-    axes.set_ylim(bottom=0)

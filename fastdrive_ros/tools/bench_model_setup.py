@@ -244,7 +244,9 @@ def _prompt(hf: Qwen2_5_VLForConditionalGeneration, config: Qwen2_5_VLConfig,
     cameras, height, width = grid
     picture = [config.vision_start_token_id, *[config.image_token_id] * (height * width),
                config.vision_end_token_id]
-    words = np.random.default_rng(0).integers(10, 1000, TEXT_TOKENS - 2 * cameras).tolist()
+    vocabulary = config.text_config.vocab_size  # its special tokens are at one end or the other
+    words = np.random.default_rng(0).integers(
+        vocabulary // 4, vocabulary // 2, TEXT_TOKENS - 2 * cameras).tolist()
     ids = torch.tensor([*words[:_BEFORE], *picture * cameras, *words[_BEFORE:]])
     is_image = ids == config.image_token_id
     merge = config.vision_config.spatial_merge_size
