@@ -268,8 +268,12 @@ def test_clocks_are_the_drivers_words_or_not_available(
                        '*throttle_reasons*) echo 0x0000000000000004 ;;\n'
                        '*) echo "NVIDIA X, 580.1, P0, 1980 MHz, 3201 MHz, 1980 MHz, 3201 MHz, '
                        '120.00 W, 700.00 W, 34" ;;\nesac\n')
-    program.chmod(0o755)
+    endless = tmp_path / 'tegrastats'
+    endless.write_text('#!/bin/sh\necho "RAM 1/2MB CPU [3%@729]"\nexec /bin/sleep 30\n')
+    for each in (program, endless):
+        each.chmod(0o755)
     state = computer.gpu_state()
+    assert state['tegrastats'] == 'RAM 1/2MB CPU [3%@729]'
     assert (state['name'], state['clocks.sm'], state['temperature.gpu']) == (
         'NVIDIA X', '1980 MHz', '34')
     assert state['throttle'] == '0x0000000000000004'

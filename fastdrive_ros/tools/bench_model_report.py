@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fastdrive_ros.tools.computer import NOT_AVAILABLE
 from fastdrive_ros.tools.tables import print_table
 
 PLAIN = 'transformers'
@@ -42,6 +43,17 @@ def print_report(result: Mapping[str, Any]) -> None:
                 ('K', 'largest difference / spread of logits'),
                 [(count, found.get('error') or f"{found['relative']:.2e}")
                  for count, found in result['agreement'].items()])
+    _print_machine(result)
+
+
+def _print_machine(result: Mapping[str, Any]) -> None:
+    before, after = (result['hardware'][when] for when in ('gpu_before', 'gpu_after'))
+    known = [name for name in before if {before[name], after[name]} != {NOT_AVAILABLE}]
+    if not known:
+        print('clocks, power mode, throttling of a graphics card: not available\n')
+        return
+    print_table('graphics card', ('', 'before', 'after'),
+                [(name, before[name], after[name]) for name in known])
 
 
 def device_name(result: Mapping[str, Any]) -> str:
