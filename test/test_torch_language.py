@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from tiny_checkpoint import Made
 from tiny_checkpoint import load_both
 from tiny_checkpoint import write_checkpoint
+from transformers import Qwen2_5_VLConfig
 
 from fastdrive_ros.planners.language import PromptRows
 from fastdrive_ros.planners.language_memory import LanguageShape
@@ -261,6 +263,7 @@ def test_refusals(made: Made, tokens: torch.Tensor) -> None:
     model.extend(np.array([1]), ALL)
     with pytest.raises(EngineError, match=f'found {rows + 2}'):
         model.extend(np.array([1]), ALL)
+    assert model.num_rows == rows + 1
     with pytest.raises(ValueError, match=f'expected 1 to {rows + 1} rows to keep, found 999'):
         model.forget(999)
     with pytest.raises(ValueError, match='expected visual rows below the 3 kept tokens'):
@@ -313,6 +316,18 @@ def test_the_shape_counts_what_transformers_has(made: Made) -> None:
     assert shape.parameters == sum(each.numel() for each in found)
     assert qwen_3b().layer_parameters == 77_076_992
     assert round(qwen_3b().parameters / 1e6, 1) == 3085.9
+
+
+def test_the_published_config_of_the_3b(tmp_path: Path) -> None:
+    (tmp_path / 'config.json').write_text(json.dumps({
+        'model_type': 'qwen2_5_vl', 'hidden_act': 'silu', 'hidden_size': 2048,
+        'vocab_size': 151_936, 'num_hidden_layers': 36, 'num_attention_heads': 16,
+        'num_key_value_heads': 2, 'intermediate_size': 11008, 'tie_word_embeddings': True,
+        'rope_scaling': {'type': 'mrope', 'mrope_section': [16, 24, 24]}, 'rope_theta': 1e6,
+        'use_sliding_window': False, 'sliding_window': 32768, 'max_window_layers': 70,
+        'rms_norm_eps': 1e-6, 'vision_config': {'out_hidden_size': 2048}}))
+    config = Qwen2_5_VLConfig.from_pretrained(tmp_path)
+    assert LanguageShape.from_config(config.text_config, config.tie_word_embeddings) == qwen_3b()
 
 
 def test_memory_is_planned_by_hand_and_refused_with_numbers() -> None:

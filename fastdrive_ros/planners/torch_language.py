@@ -68,7 +68,7 @@ class TorchLanguageModel:
         self._host_block = torch.zeros(2 + MAX_BLOCK, dtype=torch.int64, pin_memory=pinned)
         self._host_logits = torch.zeros(0)
         self._heads: dict[bytes, torch.Tensor] = {}
-        self._prompt_positions = np.zeros(0, np.int64)
+        self._lose()
 
     def prefill(self, prompt: PromptRows, candidates: np.ndarray) -> np.ndarray:
         """
@@ -76,7 +76,7 @@ class TorchLanguageModel:
 
         ``kept_tokens`` may lie on this device already, as a torch tensor of any float type.
         """
-        self.num_rows = 0
+        self._lose()
         rows = len(prompt.token_ids)
         self._require_room(rows)
         if rows == 0 or len(prompt.visual_rows) != rows or prompt.positions.shape != (3, rows):
@@ -90,9 +90,6 @@ class TorchLanguageModel:
         if isinstance(kept, np.ndarray):
             kept = torch.from_numpy(np.require(kept, np.float32, 'W'))
         is_visual = visual >= 0
-        # The position of a text row, for who forgets down to it; -1 where a visual token stands.
-        self._prompt_positions = np.append(
-            np.where(is_visual, -1, np.asarray(prompt.positions)[0]), prompt.next_position)
         padded = self._padded(rows, PROMPT_BUCKET)
         host = self._host_prompt.numpy()
         host[:padded] = 0, -1, 0, 0, 0
@@ -106,6 +103,9 @@ class TorchLanguageModel:
             self._replay(('prompt', padded), lambda: self._read_prompt(padded))
             logits = self._logits(1, candidates)[0]
         self.num_rows = rows
+        # Of each row, for who forgets down to it, -1 where a visual token stands; then the next.
+        self._prompt_positions = np.append(
+            np.where(is_visual, -1, prompt.positions[0]), prompt.next_position)
         return logits
 
     def extend(self, token_ids: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -152,6 +152,9 @@ class TorchLanguageModel:
                     self.num_rows = max(rows, min(end, self.max_rows) - block)
                     self.extend(np.zeros(min(block, self.max_rows - self.num_rows), np.int64),
                                 one)
+        self._lose()
+
+    def _lose(self) -> None:
         self.num_rows = 0
         self._prompt_positions = np.zeros(0, np.int64)
 
@@ -220,8 +223,7 @@ class TorchLanguageModel:
             with torch.inference_mode(), self._replay.on_stream():
                 yield
         except RuntimeError as error:
-            self.num_rows = 0
-            self._prompt_positions = np.zeros(0, np.int64)
+            self._lose()
             raise EngineError(f'the language model failed on {self._block.device}: {error}. The '
                               'cache is lost, start again with a prompt.') from error
 
