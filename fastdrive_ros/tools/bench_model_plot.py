@@ -56,6 +56,7 @@ def _prefill(axes: Axes, result: Mapping[str, Any]) -> None:
           'transformers, one token')
     for name, colour in _RIVALS.items():
         _line(axes, result, (name,), 'prefill', colour, f'{name}, cut inside')
+    axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -68,6 +69,7 @@ def _decode(axes: Axes, result: Mapping[str, Any]) -> None:
               for row in result['rows'] if 'passes' in row['stages_ms']]
     _draw(axes, passes, '#e8a49e', f"ours, {result['passes']} passes for "
           f"{result['answer_tokens']} tokens")
+    axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -101,7 +103,6 @@ def _line(axes: Axes, result: Mapping[str, Any], names: Sequence[str], stage: st
 def _draw(axes: Axes, points: Sequence[tuple[int, float]], colour: str, label: str) -> None:
     if points:
         axes.plot(*zip(*sorted(points)), color=colour, marker='o', markersize=4.5, label=label)
-        axes.set_ylim(bottom=0)
 
 
 def _title(axes: Axes, title: str) -> None:
