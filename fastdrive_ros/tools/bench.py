@@ -7,7 +7,9 @@
     node         the live node over DDS on the looped sample bag: stages, overhead, queue, pruning
     memory       resident memory of the live node over minutes
     sim          the simulator: six cameras with masks
-    all          all but sim, which needs the extra [sim]
+    model        the paper's efficiency table: encode, prune, prefill, decode against transformers
+    text         a text planner's answers: tokens one by one, in blocks, with guesses
+    all          preprocess, node and memory; the others need an extra, or a bundle that writes
 
 Every figure names its protocol: frames, tokens, backend, threads and processor are in the JSON.
 """
@@ -20,13 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from fastdrive_ros import __version__
-from fastdrive_ros.tools.live import cpu_name
+from fastdrive_ros.tools.bench_model import add_options
+from fastdrive_ros.tools.computer import cpu_name
 
 _EPILOG = """\
 examples:
   fastdrive bench preprocess
   fastdrive bench node --seconds 60
   fastdrive bench memory --minutes 10
+  fastdrive bench model --shape qwen2.5-vl-3b --device cuda
+  fastdrive bench text --bundle my_text_bundle --bag my_bag
 """
 
 
@@ -34,11 +39,11 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb."""
     parser = subparsers.add_parser(
         'bench', help='measure', epilog=_EPILOG,
-        description='Measure preprocessing, the live node, its memory, or the simulator. '
-        'Prints tables and ends with one line of JSON.',
+        description='Measure preprocessing, the live node, its memory, the simulator, or a '
+        'full-size model. Prints tables and ends with one line of JSON.',
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('what', nargs='?', default='all',
-                        choices=('preprocess', 'node', 'memory', 'sim', 'all'))
+                        choices=('preprocess', 'node', 'memory', 'sim', 'model', 'text', 'all'))
     parser.add_argument('--seconds', type=float, default=44.0,
                         help='length of the node bench (default: %(default)g)')
     parser.add_argument('--minutes', type=float, default=10.0,
@@ -47,6 +52,9 @@ def add_parser(subparsers: Any) -> None:
                         help='folder of 1600x900 JPEGs (default: synthetic ones)')
     parser.add_argument('--bag', type=Path, help='another bag (default: the sample)')
     parser.add_argument('--bundle', default='', help='another bundle (default: engines/nano)')
+    parser.add_argument('--max-sets', type=int, default=60, metavar='N',
+                        help='plans of the text bench (default: %(default)s)')
+    add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,5 +81,15 @@ def run(args: argparse.Namespace) -> int:
 
         results['sim'] = bench_sim.bench()
         bench_sim.print_report(results['sim'])
+    if 'model' in wanted:
+        from fastdrive_ros.tools import bench_model
+
+        results['model'] = bench_model.bench_and_report(args)
+    if 'text' in wanted:
+        from fastdrive_ros.tools import bench_text
+        from fastdrive_ros.tools.demo import sample_bag
+
+        results['text'] = bench_text.bench(args.bag or sample_bag(), args.bundle, args.max_sets)
+        bench_text.print_report(results['text'])
     print(json.dumps(results))
     return 0

@@ -109,11 +109,10 @@ class Comparison:
         return Answer(tuple(tokens), numbers, len(tokens) - 1, len(tokens) - 1)
 
 
-def bench(path: Path, bundle: str, keep_ratio: float, max_sets: int) -> dict[str, Any]:
+def bench(path: Path, bundle: str, max_sets: int) -> dict[str, Any]:
     """Drive over a bag; return the figures of every way."""
     with Bag(path) as bag:
-        settings = check_settings({**read_preset(choose_preset(bag).preset), 'bundle': bundle,
-                                   'keep_ratio': keep_ratio})
+        settings = check_settings({**read_preset(choose_preset(bag).preset), 'bundle': bundle})
         assembly = build_pipeline(settings)
         try:
             return _bench(bag, assembly, settings, max_sets)

@@ -34,7 +34,7 @@ VERBS = {
     'evaluate': 'compare pruning methods open loop: L2, collision, boundary, foreground',
     'visualize': 'draw what each method keeps, its plans, and what is rebuilt',
     'bag': 'turn nuScenes or a dataset into a bag, a bag into a dataset',
-    'bench': 'measure preprocessing, the node and its memory',
+    'bench': 'measure preprocessing, the node, its memory, a full-size model',
 }
 
 USER_ERROR = 2

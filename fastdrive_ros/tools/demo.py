@@ -24,8 +24,8 @@ from fastdrive_ros.core.types import EgoError
 from fastdrive_ros.ros.convert import to_odometry_sample
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import load_bundle
+from fastdrive_ros.tools.computer import cpu_name
 from fastdrive_ros.tools.live import LiveSession
-from fastdrive_ros.tools.live import cpu_name
 from fastdrive_ros.tools.live import live_session
 from fastdrive_ros.tools.live import use_wheels
 from fastdrive_ros.tools.replay import print_outcome

@@ -17,6 +17,7 @@ from fastdrive_ros import __version__
 from fastdrive_ros.data.store import Dataset
 from fastdrive_ros.metrics.bootstrap import RESAMPLES
 from fastdrive_ros.metrics.bootstrap import SEED
+from fastdrive_ros.tools.computer import cpu_name
 from fastdrive_ros.tools.evaluate_cost import COUNTING_RULE
 from fastdrive_ros.tools.evaluate_models import LoadedPlanners
 from fastdrive_ros.tools.evaluate_plots import draw_plots
@@ -29,7 +30,6 @@ from fastdrive_ros.tools.evaluate_table import markdown
 from fastdrive_ros.tools.evaluate_table import print_summary
 from fastdrive_ros.tools.evaluate_truth import ROAD_USERS
 from fastdrive_ros.tools.evaluate_truth import VEHICLES
-from fastdrive_ros.tools.live import cpu_name
 
 RULES = {
     'intervals': f'Intervals: 95 %, {RESAMPLES} resamples of whole scenes, seed {SEED}; figures '

@@ -139,15 +139,6 @@ def use_wheels(private: bool = False) -> None:
         os.environ.setdefault('ROS_DOMAIN_ID', str(os.getpid() % 100 + 1))
 
 
-def cpu_name() -> str:
-    """Return the processor's name and how many cores this process may use."""
-    cores = len(os.sched_getaffinity(0))
-    for line in Path('/proc/cpuinfo').read_text().splitlines():
-        if line.startswith('model name'):
-            return f"{line.partition(':')[2].strip()}, {cores} cores"
-    return f'{os.uname().machine}, {cores} cores'
-
-
 @contextmanager
 def live_session(bag: Bag, given: Mapping[str, Any], overlay_cameras: tuple[str, ...] = (),
                  record: Callable[[str, str, bytes], None] | None = None,
