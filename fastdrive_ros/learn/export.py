@@ -34,7 +34,6 @@ from fastdrive_ros.learn.checkpoint import open_parts
 from fastdrive_ros.learn.export_journal import Journal
 from fastdrive_ros.learn.export_journal import only_export
 from fastdrive_ros.learn.export_journal import remove
-from fastdrive_ros.learn.export_progress import available_bytes
 from fastdrive_ros.learn.export_progress import timed
 from fastdrive_ros.learn.export_steps import STEPS
 from fastdrive_ros.learn.export_steps import Work
@@ -50,6 +49,7 @@ from fastdrive_ros.runtime.bundle import WORK_FOLDER
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import file_sha256
 from fastdrive_ros.runtime.bundle import write_bundle
+from fastdrive_ros.runtime.host_memory import available_bytes
 from fastdrive_ros.runtime.onnx_file import onnx_specs
 from fastdrive_ros.runtime.trt_limits import TOPK_LIMIT
 from fastdrive_ros.runtime.trt_limits import topk_mend
@@ -126,7 +126,8 @@ def _export(
     if len(finished := [step for step in request.steps if journal.facts(step)]) < len(STEPS):
         _require_room(request, parts, finished, report)
     if parts.num_tokens > TOPK_LIMIT:
-        report(f'      note  only ONNX Runtime will run this bundle: {topk_mend(parts.num_tokens)}')
+        report('      note  only ONNX Runtime will run this bundle: '
+               + topk_mend(parts.num_tokens))
     work = Work(parts, request.precision, request.plan_pruner, partial, report, {})
     for number, step in enumerate(request.steps, 1):
         recorded = partial / WORK_FOLDER / f'{step}.npz'
