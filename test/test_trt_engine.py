@@ -20,13 +20,17 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from fastdrive_ros.runtime import load
 from fastdrive_ros.runtime import trt_engine
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.engine_cache import read_numerics
+from fastdrive_ros.runtime.golden import Numbers
 from fastdrive_ros.runtime.golden import check_golden
 from fastdrive_ros.runtime.trt_build import build_engine_file
 from fastdrive_ros.runtime.trt_build import import_tensorrt
 from fastdrive_ros.runtime.trt_engine import TrtEngine
+from fastdrive_ros.tools.build import _numerics
 
 _GRAPHS = ('vision_encoder', 'recon_pruner', 'perception', 'planner')
 
@@ -302,3 +306,39 @@ def test_too_little_gpu_memory_is_said_before_it_is_taken(
             TrtEngine(path, tiny_bundle.graph_specs('planner'), backend='tensorrt', max_tokens=48,
                       cuda=cuda)  # type: ignore[arg-type]
     assert not cuda.allocated
+
+
+def test_figures_stay_beside_the_engines_that_were_run(
+    tiny_bundle: Bundle,
+    stand_ins: tuple[dict[str, TrtEngine], StandInCuda],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also, and most of all, when they are why the engines are refused."""
+    engines, _ = stand_ins
+    graphs = ('recon_pruner', 'planner')
+    monkeypatch.setattr(load, '_loader', lambda *args: (engines.__getitem__, 'a GPU (sm87)'))
+    assert read_numerics(engines['planner'].path) is None
+    assert load.load_engines(tiny_bundle, backend='tensorrt', graphs=graphs).golden.passed
+    found = read_numerics(engines['recon_pruner'].path)
+    assert (found['passed'], found['kept_overlap'], found['device']) == (True, 1.0, 'a GPU (sm87)')
+    assert set(found['outputs']) == {'scores', 'kept_tokens'}
+    assert found['outputs']['scores'] == {
+        'max_abs': 0.0, 'relative_l2': 0.0, 'cosine': pytest.approx(1.0)}
+    assert _numerics('recon_pruner', engines['recon_pruner'].path)[0][0] == 'recon_pruner.scores'
+    assert _numerics('planner', Path('/never/run.engine')) == [
+        ('planner', 'not run here', '', '', '')]
+    run = engines['planner'].run
+    monkeypatch.setattr(engines['planner'], 'run', lambda feeds: {
+        name: value + np.float32(0.5) for name, value in run(feeds).items()})
+    with pytest.raises(EngineError, match='do not reproduce the golden outputs'):
+        load.load_engines(tiny_bundle, backend='tensorrt', graphs=('planner',))
+    found = read_numerics(engines['planner'].path)
+    assert not found['passed']
+    assert found['outputs']['waypoint_residuals']['max_abs'] == pytest.approx(0.5)
+
+
+def test_numbers_of_an_output_by_hand() -> None:
+    found = Numbers.of(np.array([3.0, 0.0]), np.array([3.0, 4.0]))
+    assert (found.max_abs, found.relative_l2, found.cosine) == pytest.approx((4.0, 0.8, 0.6))
+    zero = np.zeros(3, np.float32)
+    assert Numbers.of(zero, zero) == Numbers(0.0, 0.0, 1.0)
