@@ -56,7 +56,7 @@ from fastdrive_ros.runtime.trt_limits import topk_mend
 
 GOLDEN_FILE = 'golden.npz'
 # What the steps need beside the weights of a part: libraries, activations, one layer in fp32.
-_BASE_BYTES = 3 << 30
+_BASE_BYTES = 4 << 30
 # A model of fewer weights fits wherever torch does.
 _SMALL = 10**8
 
