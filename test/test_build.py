@@ -38,7 +38,7 @@ def test_builds_once_and_says_what_was_not_verified(
     assert out.startswith('tiny with tensorrt_rtx for sm86 (fp32)')
     assert out.count(' built ') == 3
     assert str(tmp_path / 'planner_tensorrt_rtx_') in out
-    assert 'Not run here, and so not verified' in out
+    assert 'Numerics: not run here, and so not verified' in out
     assert _fastdrive_build(tiny_bundle.path, *_options(tmp_path)) == 0
     out, err = capsys.readouterr()
     assert out.count(' in cache ') == 3

@@ -239,7 +239,6 @@ def test_no_space_left_names_the_cause(tiny_bundle: Bundle) -> None:
             Path('/dev/full'),
             'tensorrt_rtx',
             max_tokens=48,
-            precision='fp32',
             compute_capability=86,
         )
 

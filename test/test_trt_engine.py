@@ -20,13 +20,17 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from fastdrive_ros.runtime import load
 from fastdrive_ros.runtime import trt_engine
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.engine_cache import read_numerics
+from fastdrive_ros.runtime.golden import Numbers
 from fastdrive_ros.runtime.golden import check_golden
 from fastdrive_ros.runtime.trt_build import build_engine_file
 from fastdrive_ros.runtime.trt_build import import_tensorrt
 from fastdrive_ros.runtime.trt_engine import TrtEngine
+from fastdrive_ros.tools.build import _numerics
 
 _GRAPHS = ('vision_encoder', 'recon_pruner', 'perception', 'planner')
 
@@ -38,7 +42,7 @@ def rtx() -> Any:
 
 
 def _build(bundle: Bundle, graph: str, path: Path, **changes: Any) -> None:
-    options = {'max_tokens': 48, 'precision': 'fp32', 'compute_capability': 86, **changes}
+    options = {'max_tokens': 48, 'compute_capability': 86, **changes}
     build_engine_file(bundle.graph_path(graph), path, 'tensorrt_rtx', **options)
 
 
@@ -79,15 +83,16 @@ def test_a_damaged_onnx_says_so(tmp_path: Path) -> None:
             tmp_path / 'x.engine',
             'tensorrt_rtx',
             max_tokens=48,
-            precision='fp32',
             compute_capability=86,
         )
 
 
 @pytest.mark.usefixtures('rtx')
-def test_a_graph_that_cannot_be_built_says_why(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match='cannot build .*recon_pruner.onnx: '):
-        _build(tiny_bundle, 'recon_pruner', tmp_path / 'x.engine', max_tokens=5000)
+def test_more_tokens_than_topk_selects_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    expected = 'recon_pruner.onnx: TensorRT selects at most 3840 .*has 3841.*smaller --height'
+    with pytest.raises(EngineError, match=expected):
+        _build(tiny_bundle, 'recon_pruner', tmp_path / 'x.engine', max_tokens=3841)
+    _build(tiny_bundle, 'planner', tmp_path / 'x.engine', max_tokens=3841)  # selects nothing
 
 
 def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +130,10 @@ class StandInCuda:
     def __init__(self) -> None:
         self.allocated: dict[int, Any] = {}
         self.stream_open = False
+        self.free = 10**9
+
+    def free_bytes(self) -> int:
+        return self.free
 
     def call(self, function: str, *args: Any) -> Any:
         if function == 'cudaMalloc':
@@ -172,6 +181,8 @@ class StandInTensorRT:
 
     def deserialize_cuda_engine(self, plan: bytes) -> StandInTensorRT:
         return self
+
+    device_memory_size = 10**6
 
     def create_execution_context(self) -> StandInTensorRT:
         return self
@@ -237,7 +248,7 @@ def stand_ins(
         trt = StandInTensorRT(tiny_bundle.graph_path(graph), request.param)
         monkeypatch.setattr(trt_engine, 'import_tensorrt', lambda backend, trt=trt: trt)
         path = tmp_path / f'{graph}_tensorrt.engine'
-        path.touch()
+        path.write_bytes(b'an engine')
         engines[graph] = TrtEngine(
             path,
             tiny_bundle.graph_specs(graph),
@@ -276,3 +287,58 @@ def test_kept_count_changes_from_run_to_run_over_stand_ins(
         assert out['kept_tokens'].shape == (num_kept, 16)
         assert out['kept_indices'].dtype == np.int64
         np.testing.assert_array_equal(out['kept_tokens'], tokens[out['kept_indices']])
+
+
+def test_too_little_gpu_memory_is_said_before_it_is_taken(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = StandInTensorRT(tiny_bundle.graph_path('planner'), 'int64')
+    monkeypatch.setattr(trt_engine, 'make_logger', lambda trt: types.SimpleNamespace(errors=[]))
+    monkeypatch.setattr(trt_engine, 'import_tensorrt', lambda backend: trt)
+    path = tmp_path / 'planner_tensorrt.engine'
+    path.write_bytes(bytes(2 * 10**7))
+    cuda = StandInCuda()
+    for free, what in ((10**7, r'planner needs 0.02 GB of GPU memory for its weights, found 0.01'),
+                       (2 * 10**7, '')):
+        cuda.free, trt.device_memory_size = free, 3 * 10**7
+        expected = what or r'planner needs 0.03 GB of GPU memory for its workspace and buffers'
+        with pytest.raises(EngineError, match=expected):
+            TrtEngine(path, tiny_bundle.graph_specs('planner'), backend='tensorrt', max_tokens=48,
+                      cuda=cuda)  # type: ignore[arg-type]
+    assert not cuda.allocated
+
+
+def test_figures_stay_beside_the_engines_that_were_run(
+    tiny_bundle: Bundle,
+    stand_ins: tuple[dict[str, TrtEngine], StandInCuda],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also, and most of all, when they are why the engines are refused."""
+    engines, _ = stand_ins
+    graphs = ('recon_pruner', 'planner')
+    monkeypatch.setattr(load, '_loader', lambda *args: (engines.__getitem__, 'a GPU (sm87)'))
+    assert read_numerics(engines['planner'].path) is None
+    assert load.load_engines(tiny_bundle, backend='tensorrt', graphs=graphs).golden.passed
+    found = read_numerics(engines['recon_pruner'].path)
+    assert (found['passed'], found['kept_overlap'], found['device']) == (True, 1.0, 'a GPU (sm87)')
+    assert set(found['outputs']) == {'scores', 'kept_tokens'}
+    assert found['outputs']['scores'] == {
+        'max_abs': 0.0, 'relative_l2': 0.0, 'cosine': pytest.approx(1.0)}
+    assert _numerics('recon_pruner', engines['recon_pruner'].path)[0][0] == 'recon_pruner.scores'
+    assert _numerics('planner', Path('/never/run.engine')) == [
+        ('planner', 'not run here', '', '', '')]
+    run = engines['planner'].run
+    monkeypatch.setattr(engines['planner'], 'run', lambda feeds: {
+        name: value + np.float32(0.5) for name, value in run(feeds).items()})
+    with pytest.raises(EngineError, match='do not reproduce the golden outputs'):
+        load.load_engines(tiny_bundle, backend='tensorrt', graphs=('planner',))
+    found = read_numerics(engines['planner'].path)
+    assert not found['passed']
+    assert found['outputs']['waypoint_residuals']['max_abs'] == pytest.approx(0.5)
+
+
+def test_numbers_of_an_output_by_hand() -> None:
+    found = Numbers.of(np.array([3.0, 0.0]), np.array([3.0, 4.0]))
+    assert (found.max_abs, found.relative_l2, found.cosine) == pytest.approx((4.0, 0.8, 0.6))
+    zero = np.zeros(3, np.float32)
+    assert Numbers.of(zero, zero) == Numbers(0.0, 0.0, 1.0)

@@ -35,7 +35,6 @@ from fastdrive_ros.learn.checkpoint import open_parts
 from fastdrive_ros.learn.export_journal import Journal
 from fastdrive_ros.learn.export_journal import only_export
 from fastdrive_ros.learn.export_journal import remove
-from fastdrive_ros.learn.export_progress import available_bytes
 from fastdrive_ros.learn.export_progress import timed
 from fastdrive_ros.learn.export_steps import STEPS
 from fastdrive_ros.learn.export_steps import Work
@@ -53,13 +52,16 @@ from fastdrive_ros.runtime.bundle import WORK_FOLDER
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import file_sha256
 from fastdrive_ros.runtime.bundle import write_bundle
+from fastdrive_ros.runtime.host_memory import available_bytes
 from fastdrive_ros.runtime.onnx_file import onnx_specs
 from fastdrive_ros.runtime.trt_limits import TOPK_LIMIT
 from fastdrive_ros.runtime.trt_limits import topk_mend
 
 GOLDEN_FILE = 'golden.npz'
 # What the steps need beside the weights of a part: libraries, activations, one layer in fp32.
-_BASE_BYTES = 3 << 30
+_BASE_BYTES = 4 << 30
+# A model of fewer weights fits wherever torch does.
+_SMALL = 10**8
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ def _export(
         depends_on = _depends_on(request)
     journal = Journal(partial, depends_on)
     journal.take_up(request.steps, report)
-    if len(finished := [step for step in request.steps if journal.facts(step)]) < len(STEPS):
+    finished = [step for step in request.steps if journal.facts(step) is not None]
+    if finished != request.steps:
         _require_room(request, parts, finished, report)
     if parts.num_tokens > TOPK_LIMIT:
         report('      note  only ONNX Runtime will run this bundle: '
@@ -197,7 +200,7 @@ def _require_room(
               if parts.stored_dtype(name) != DTYPES[request.precision]]
     held = sum(copied) if request.rivals else max(copied, default=0)
     memory = _BASE_BYTES + 1.05 * itemsize * held
-    if sum(sizes.values()) < 1e8:   # what any computer has
+    if sum(sizes.values()) < _SMALL:
         memory = 0
     report(f'      needs {disk / 1e9:.1f} GB of disk, {memory / 1e9:.1f} GB of memory; weights: '
            + ', '.join(f'{name} {size / 1e6:.1f} M' for name, size in sizes.items()))

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 HEARTBEAT_S = 15.0
 
@@ -33,9 +32,3 @@ def timed(report: Callable[[str], None], step: str) -> Iterator[Callable[[str], 
         done.set()
         heart.join()
     report(': '.join([f'{time.monotonic() - start_s:7.1f} s  {step}', *results]))
-
-
-def available_bytes() -> int:
-    """Return how much memory can be had without swapping (MemAvailable of /proc/meminfo)."""
-    lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith('MemAvailable'))

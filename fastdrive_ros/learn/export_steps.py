@@ -35,6 +35,7 @@ from fastdrive_ros.learn.graph_checks import check_perception
 from fastdrive_ros.learn.graph_checks import check_planner
 from fastdrive_ros.learn.graph_checks import check_pruner
 from fastdrive_ros.learn.graph_checks import check_vision
+from fastdrive_ros.learn.graph_checks import query_states
 from fastdrive_ros.learn.graphs import Difference
 from fastdrive_ros.learn.graphs import export_graph
 from fastdrive_ros.learn.graphs import join_perception
@@ -88,6 +89,10 @@ class Work:
         """How far a graph may be from torch, relative, both in fp32 on the graph's weights."""
         return TOLERANCE if self.precision == 'fp32' else HALF_TOLERANCE
 
+    def has_stored_type(self, part: str) -> bool:
+        """Whether a part's golden outputs, which are from the checkpoint's weights, are exact."""
+        return self.parts.stored_dtype(part) == self.dtype
+
     def path(self, graph: str) -> Path:
         """Return the ONNX file of a graph."""
         return self.folder / f'{graph}.onnx'
@@ -122,21 +127,25 @@ class Facts:
 def export_vision(work: Work) -> Facts:
     """The encoder."""
     graph, images = 'vision_encoder', work.inputs('images')
+    facts = Facts(work.tolerance)
     with timed(work.report, f'golden outputs of {graph} by torch in fp32'):
         stored = work.parts.vision(None)
         with torch.inference_mode(), in_float32(stored) as reach:
-            golden = {'visual_tokens': stored(**images).numpy()}
-    work.golden.update(golden)
+            tokens = stored(**images)
+    work.golden['visual_tokens'] = tokens.numpy()
     vision = work.parts.vision(work.dtype)
-    facts = Facts(work.tolerance)
     if work.precision != 'fp32':
         require_range(graph, work.precision, reach)
         with timed(work.report, f'{graph} in {work.precision} by torch'), torch.inference_mode():
             found = {'visual_tokens': vision(**images).numpy()}
-        facts.roundings[graph] = rounding(graph, work.precision, golden, found)
+        facts.roundings[graph] = rounding(
+            graph, work.precision, {'visual_tokens': tokens.numpy()}, found)
     with timed(work.report, f'export {graph}'):
         export_graph(vision, images, ['visual_tokens'], {}, work.path(graph))
-    facts.differences[graph] = _compared(work, graph, partial(check_vision, vision))
+    if not work.has_stored_type('vision'):
+        tokens = _tokens(work)
+    facts.differences[graph] = _compared(
+        work, graph, partial(check_vision, images['images'], tokens))
     return facts
 
 
@@ -156,30 +165,34 @@ def export_perception(work: Work) -> Facts:
     """Encoder and pruner in one graph; its weights are theirs."""
     graph = 'perception'
     join_perception(work.path('vision_encoder'), work.path('recon_pruner'), work.path(graph))
-    vision, pruner = work.parts.vision(work.dtype), work.parts.pruner(work.dtype)
-    difference = _compared(work, graph, partial(check_perception, vision, pruner))
-    return Facts(work.tolerance, {graph: difference})
+    known = work.inputs('images', 'visual_tokens')
+    tokens = known['visual_tokens'] if work.has_stored_type('vision') else _tokens(work)
+    check = partial(check_perception, known['images'], tokens, work.parts.pruner(work.dtype))
+    return Facts(work.tolerance, {graph: _compared(work, graph, check)})
 
 
 def export_planner(work: Work) -> Facts:
     """The language model with the waypoint head."""
-    graph = 'planner'
+    graph, head = 'planner', work.parts.head
     inputs = work.inputs('kept_tokens', 'kept_indices', 'ego_history')
     facts = Facts(work.tolerance)
     with timed(work.report, f'golden outputs of {graph} by torch in fp32'):
-        stored = work.parts.planner(None)
-        with torch.inference_mode(), in_float32(stored) as reach:
-            golden = {'waypoint_residuals': stored(*inputs.values()).numpy()}
-    work.golden.update(golden)
+        states, reach = query_states(work.parts.planner(None), inputs)
+        golden = head.residuals(states, inputs['ego_history'][None])[0].numpy()
+    work.golden['waypoint_residuals'] = golden
     planner = work.parts.planner(work.dtype)
     if work.precision != 'fp32':
         require_range(graph, work.precision, reach)
         with timed(work.report, f'{graph} in {work.precision} by torch'), torch.inference_mode():
             found = {'waypoint_residuals': planner(*inputs.values()).numpy()}
-        facts.roundings[graph] = rounding(graph, work.precision, golden, found)
+        facts.roundings[graph] = rounding(
+            graph, work.precision, {'waypoint_residuals': golden}, found)
     with timed(work.report, f'export {graph}'):
         export_graph(planner, inputs, ['waypoint_residuals'], _KEPT_DIMS, work.path(graph))
-    facts.differences[graph] = _compared(work, graph, partial(check_planner, planner))
+    if not work.has_stored_type('llm'):
+        states, _ = query_states(planner, inputs)
+    facts.differences[graph] = _compared(
+        work, graph, partial(check_planner, planner, inputs, states))
     return facts
 
 
@@ -233,6 +246,13 @@ STEPS: Mapping[str, Callable[[Work], Facts]] = {
     'rivals': export_rivals,
 }
 """In this order; one of planner and language_model, the last two when they are asked for."""
+
+
+def _tokens(work: Work) -> torch.Tensor:
+    """Return the golden pictures' tokens [N, D] in fp32, on weights in the bundle's precision."""
+    vision = work.parts.vision(work.dtype)
+    with torch.inference_mode(), in_float32(vision):
+        return vision(**work.inputs('images'))
 
 
 def _pruner(

@@ -11,6 +11,7 @@ Both sides compute in fp32, on the weights of the bundle's precision (graphs.py,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,10 @@ from fastdrive_ros.learn.graphs import ExportError
 from fastdrive_ros.learn.graphs import check_outputs
 from fastdrive_ros.learn.graphs import cpu_session
 from fastdrive_ros.learn.graphs import run_onnx
+from fastdrive_ros.learn.precision import Reach
 from fastdrive_ros.learn.precision import in_float32
 from fastdrive_ros.learn.recon_pruner import ReconPruner
 from fastdrive_ros.learn.recon_pruner import select_tokens
-from fastdrive_ros.learn.vision import FixedGridVision
 from fastdrive_ros.learn.waypoint_head import WaypointPlanner
 
 _OUTPUT_WEIGHT = 'head.output.weight'
@@ -34,17 +35,12 @@ TOLERANCE = 1e-4
 HALF_TOLERANCE = 1e-3
 
 
-def check_vision(vision: FixedGridVision, path: Path, tolerance: float) -> Difference:
-    """Random pictures and a black one."""
-    session = cpu_session(path)
-    noise = _random_images(vision, seed=1)
-
-    def pairs() -> Iterator[tuple[dict, dict]]:
-        for images in (noise, torch.zeros_like(noise)):
-            yield ({'visual_tokens': visual_tokens(vision, images).numpy()},
-                   run_onnx(session, {'images': images}))
-
-    return check_outputs(path.stem, pairs(), tolerance)
+def check_vision(
+    images: torch.Tensor, tokens: torch.Tensor, path: Path, tolerance: float
+) -> Difference:
+    """Pictures, and what torch makes of them on the graph's weights."""
+    found = run_onnx(cpu_session(path), {'images': images})
+    return check_outputs(path.stem, [({'visual_tokens': tokens.numpy()}, found)], tolerance)
 
 
 def check_pruner(pruner: ReconPruner, path: Path, tolerance: float) -> Difference:
@@ -64,52 +60,41 @@ def check_pruner(pruner: ReconPruner, path: Path, tolerance: float) -> Differenc
 
 
 def check_perception(
-    vision: FixedGridVision, pruner: ReconPruner, path: Path, tolerance: float
+    images: torch.Tensor, tokens: torch.Tensor, pruner: ReconPruner, path: Path, tolerance: float
 ) -> Difference:
-    """From pictures on: half of the tokens, and with a camera absent."""
-    session = cpu_session(path)
-    images = _random_images(vision, seed=2)
-    tokens = visual_tokens(vision, images)
-
-    def pairs() -> Iterator[tuple[dict, dict]]:
-        for present, kept in list(_selections(pruner))[-2:]:
-            inputs = {
-                'images': images, 'camera_present': present,
-                'num_kept_tokens': torch.tensor(kept),
-            }
-            yield _expected_selection(pruner, tokens, present, kept, run_onnx(session, inputs))
-
-    return check_outputs(path.stem, pairs(), tolerance)
+    """Pictures and what torch makes of them, with a camera absent where there are several."""
+    present, kept = list(_selections(pruner))[-1]
+    found = run_onnx(cpu_session(path), {
+        'images': images, 'camera_present': present, 'num_kept_tokens': torch.tensor(kept)})
+    return check_outputs(
+        path.stem, [_expected_selection(pruner, tokens, present, kept, found)], tolerance)
 
 
-def check_planner(planner: WaypointPlanner, path: Path, tolerance: float) -> Difference:
+def check_planner(
+    planner: WaypointPlanner,
+    inputs: Mapping[str, torch.Tensor],
+    states: torch.Tensor,
+    path: Path,
+    tolerance: float,
+) -> Difference:
     """
-    Random tokens: one, half and all of them, through a random output layer.
+    Inputs with torch's query states [1, T, D] for them, and a single random token.
 
     An untrained output layer is zero and would hide every difference before it, so on both sides
     the same random weights stand in for it during the check; the file is not touched.
     """
-    head, total = planner.head, len(planner.image_slots)
-    output = head.output
+    output = planner.head.output
     stand_in = torch.randn(output.weight.shape, generator=torch.Generator().manual_seed(3))
     session = cpu_session(path, {_OUTPUT_WEIGHT: stand_in.numpy()})
+    last = inputs['kept_indices'][-1:]
+    one = {**inputs, 'kept_indices': last,
+           'kept_tokens': _random_tokens(1, planner.head.config.hidden_size, seed=0)}
 
     def pairs() -> Iterator[tuple[dict, dict]]:
-        for seed, kept in enumerate(sorted({1, max(1, total // 2), total})):
-            generator = torch.Generator().manual_seed(seed)
-            indices = torch.randperm(total, generator=generator)[:kept]
-            inputs = {
-                'kept_tokens': _random_tokens(total, head.config.hidden_size, seed)[:kept],
-                'kept_indices': indices.sort().values,
-                'ego_history': torch.randn(
-                    head.config.history_steps, head.ego_projection.in_features,
-                    generator=generator,
-                ),
-            }
-            found = run_onnx(session, inputs)
-            with torch.inference_mode(), in_float32(planner):
-                expected = planner(*inputs.values()).numpy()
-            yield {'waypoint_residuals': expected}, found
+        for feeds, queries in ((inputs, states), (one, query_states(planner, one)[0])):
+            with torch.inference_mode():
+                expected = planner.head.residuals(queries, feeds['ego_history'][None])[0]
+            yield {'waypoint_residuals': expected.numpy()}, run_onnx(session, feeds)
 
     own = output.weight.data
     output.weight.data = stand_in
@@ -119,10 +104,12 @@ def check_planner(planner: WaypointPlanner, path: Path, tolerance: float) -> Dif
         output.weight.data = own
 
 
-def visual_tokens(vision: FixedGridVision, images: torch.Tensor) -> torch.Tensor:
-    """Return [N, D] in fp32 on the encoder's own weights."""
-    with torch.inference_mode(), in_float32(vision):
-        return vision(images)
+def query_states(
+    planner: WaypointPlanner, inputs: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, Reach]:
+    """Return [1, T, D] in fp32 on the planner's own weights, and what its layers reach."""
+    with torch.inference_mode(), in_float32(planner) as reach:
+        return planner.query_states(*(value[None] for value in inputs.values())), reach
 
 
 def _expected_selection(
@@ -161,9 +148,3 @@ def _selections(pruner: ReconPruner) -> Iterator[tuple[torch.Tensor, int]]:
 
 def _random_tokens(count: int, hidden_size: int, seed: int) -> torch.Tensor:
     return torch.randn(count, hidden_size, generator=torch.Generator().manual_seed(seed))
-
-
-def _random_images(vision: FixedGridVision, seed: int) -> torch.Tensor:
-    shape = vision.num_images, vision.image_height, vision.image_width, 3
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

@@ -234,9 +234,15 @@ class WaypointPlanner(nn.Module):
         self, kept_tokens: torch.Tensor, kept_indices: torch.Tensor, ego_history: torch.Tensor
     ) -> torch.Tensor:
         """Like ``hidden_states``, read at the queries: [B, T, 3] x_m, y_m, yaw_rad."""
-        hidden = self.hidden_states(kept_tokens, kept_indices, ego_history)
-        queries = hidden[:, -self.head.config.num_waypoints:].float()   # (B, T, D)
+        queries = self.query_states(kept_tokens, kept_indices, ego_history)
         return self.head.residuals(queries, ego_history)
+
+    def query_states(
+        self, kept_tokens: torch.Tensor, kept_indices: torch.Tensor, ego_history: torch.Tensor
+    ) -> torch.Tensor:
+        """Like ``hidden_states``, of the queries alone and in the head's fp32: [B, T, D]."""
+        hidden = self.hidden_states(kept_tokens, kept_indices, ego_history)
+        return hidden[:, -self.head.config.num_waypoints:].float()
 
     def forward(
         self, kept_tokens: torch.Tensor, kept_indices: torch.Tensor, ego_history: torch.Tensor

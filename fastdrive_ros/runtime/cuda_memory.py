@@ -60,6 +60,10 @@ class Cuda:
             properties.major * 10 + properties.minor,
         )
 
+    def free_bytes(self) -> int:
+        """Return how much memory of device 0 nobody uses now."""
+        return self.call('cudaMemGetInfo')  # (free, total)
+
     def upload(self, address: int, array: np.ndarray, stream: Any) -> None:
         """Queue host to device; ``array`` must be contiguous and live until the stream is done."""
         kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice

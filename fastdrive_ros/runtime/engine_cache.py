@@ -18,10 +18,12 @@ import sys
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from filelock import Timeout
@@ -29,7 +31,9 @@ from filelock import Timeout
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import file_sha256
 from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.host_memory import available_bytes
 from fastdrive_ros.runtime.trt_build import import_tensorrt
+from fastdrive_ros.runtime.trt_build import require_build_memory
 
 Progress = Callable[[str], None]
 
@@ -129,8 +133,23 @@ def cached_engine(
 
 def discard(path: Path) -> None:
     """Forget a cached engine that turned out not to load, so that it is built again."""
-    for file in (_sidecar(path), path):
+    for file in (_sidecar(path), path, _numerics(path)):
         file.unlink(missing_ok=True)
+
+
+def write_numerics(path: Path, figures: Mapping[str, Any]) -> None:
+    """Keep what a GPU made of the golden inputs beside the engine that it ran."""
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    temporary.write_text(json.dumps(figures, indent=1) + '\n', encoding='utf-8')
+    os.replace(temporary, _numerics(path))
+
+
+def read_numerics(path: Path) -> Mapping[str, Any] | None:
+    """Return what ``write_numerics`` kept; None where the engine was not run."""
+    try:
+        return json.loads(_numerics(path).read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager
@@ -214,13 +233,13 @@ def _run_builder(
     target_capability: int | None,
 ) -> None:
     """Build in a process of its own; tell every second that it is alive."""
+    require_build_memory(onnx_path, available_bytes())
     job = {
         'parent_pid': os.getpid(),
         'onnx_path': str(onnx_path),
         'engine_path': str(temporary),
         'backend': key.backend,
         'max_tokens': key.max_tokens,
-        'precision': key.precision,
         'compute_capability': target_capability,
     }
     builder = subprocess.Popen(
@@ -256,10 +275,14 @@ def _check_builder(returncode: int, complaint: str, key: EngineKey) -> None:
         cause = signal.Signals(-returncode).name if returncode < 0 else f'exit {returncode}'
         raise EngineError(
             f'the {key.backend} builder of {key.graph} was ended by {cause} (SIGKILL usually '
-            'means out of memory: building needs three to four times the weights). Close other '
+            'means out of memory, another program took what was free before). Close other '
             'programs or add swap, then run `fastdrive build` again.'
         )
 
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(path.name + '.json')
+
+
+def _numerics(path: Path) -> Path:
+    return path.with_name(path.name + '.numerics.json')

@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from dataclasses import asdict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +27,35 @@ PLAN_PREFIX = 'plan_'
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """One output of an engine against the recorded one, which is from fp32."""
+
+    max_abs: float
+    relative_l2: float
+    cosine: float
+
+    @classmethod
+    def of(cls, found: np.ndarray, expected: np.ndarray) -> Numbers:
+        """Compare two arrays of one shape."""
+        found, expected = found.astype(np.float64), expected.astype(np.float64)
+        sizes = max(float(np.linalg.norm(found) * np.linalg.norm(expected)), 1e-24)
+        return cls(
+            float(np.abs(found - expected).max(initial=0.0)),
+            float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-12)),
+            # Of two outputs that are all zero (an untrained head): they agree.
+            float(found.ravel() @ expected.ravel()) / sizes if found.any() or expected.any()
+            else 1.0,
+        )
+
+
+@dataclass(frozen=True)
 class GoldenReport:
     """How far the engines are from the export's own outputs."""
 
+    outputs: Mapping[str, Numbers]
+    """'graph.quantity' -> what the engine made of it."""
     errors: Mapping[str, float]
-    """'graph.quantity' -> relative L2 error; of waypoints the largest one over max(1 m, size)."""
+    """The same keys -> relative L2; of waypoints the largest error over max(1 m, size)."""
     kept_overlap: Mapping[str, float]
     """Graph -> share of the recorded kept tokens that it keeps too."""
     error_limit: float
@@ -42,6 +68,21 @@ class GoldenReport:
             overlap >= self.overlap_limit for overlap in self.kept_overlap.values()
         )
 
+    def of_graph(self, graph: str) -> dict[str, Any]:
+        """
+        Return one graph's figures as JSON: what is kept beside its engine.
+
+        Those of a single language layer are those of all pieces of the planner in a row.
+        """
+        prefix = 'planner_layers.' if graph.startswith('planner_') else f'{graph}.'
+        return {
+            'passed': self.passed,
+            'outputs': {name.removeprefix(prefix): asdict(numbers)
+                        for name, numbers in self.outputs.items() if name.startswith(prefix)},
+            'kept_overlap': self.kept_overlap.get(graph),
+            'limits': {'relative_l2': self.error_limit, 'kept_overlap': self.overlap_limit},
+        }
+
     def __str__(self) -> str:
         """Return every figure with its limit."""
         errors = ', '.join(f'{name} {error:.1e}' for name, error in self.errors.items())
@@ -53,15 +94,32 @@ class GoldenReport:
 
 
 def check_golden(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport:
+    """Like ``golden_report``, but EngineError with the figures when one is off."""
+    report = golden_report(bundle, engines)
+    require_passed(bundle, report)
+    return report
+
+
+def require_passed(bundle: Bundle, report: GoldenReport) -> None:
+    """Raise EngineError when a figure is beyond its limit."""
+    if not report.passed:
+        raise EngineError(
+            f'the engines of {bundle.name} do not reproduce the golden outputs of its export: '
+            f'{report}. Choose another backend, or export in another precision with '
+            '`fastdrive export`.'
+        )
+
+
+def golden_report(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport:
     """
-    Run every engine once on the golden inputs; EngineError with the figures when one is off.
+    Run every engine once on the golden inputs, and compare.
 
     Each graph gets recorded inputs, not its neighbour's outputs, so a figure blames one graph;
     only the planner in pieces is checked as a whole. It is also the engines' warm-up.
     """
     with np.load(bundle.path / bundle.manifest['golden']['file']) as archive:
         golden = dict(archive)
-    errors: dict[str, float] = {}
+    outputs: dict[str, Numbers] = {}
     overlap: dict[str, float] = {}
     images = golden_images(len(bundle.cameras), bundle.image_height, bundle.image_width)
     selection = {
@@ -71,7 +129,7 @@ def check_golden(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport:
     for graph in ('vision_encoder', 'vision_attention'):
         if graph in engines:
             out = engines[graph].run({'images': images})
-            errors |= _vision_errors(graph, out, golden)
+            outputs |= _vision_numbers(graph, out, golden)
     for graph, feed, recorded in (
         ('recon_pruner', {'visual_tokens': golden['visual_tokens']}, ''),
         ('perception', {'images': images}, ''),
@@ -79,22 +137,23 @@ def check_golden(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport:
     ):
         if graph in engines:
             out = engines[graph].run({**feed, **selection})
-            errors[f'{graph}.scores'] = _relative_l2(out['scores'], golden[recorded + 'scores'])
+            outputs[f'{graph}.scores'] = Numbers.of(out['scores'], golden[recorded + 'scores'])
             # Clipped: an index out of range is a wrong figure here, not an IndexError.
             tokens = golden['visual_tokens'].take(out['kept_indices'], axis=0, mode='clip')
-            errors[f'{graph}.kept_tokens'] = _relative_l2(out['kept_tokens'], tokens)
+            outputs[f'{graph}.kept_tokens'] = Numbers.of(out['kept_tokens'], tokens)
             overlap[graph] = np.isin(golden[recorded + 'kept_indices'],
                                      out['kept_indices']).mean().item()
-    errors |= _planner_errors(bundle, engines, golden)
+    outputs |= _planner_numbers(bundle, engines, golden)
+    # Never relative to less than a metre: an untrained planner's residuals are all zero.
+    largest = max(1.0, np.abs(golden['waypoint_residuals']).max().item())
+    errors = {
+        name: numbers.max_abs / largest if name.endswith('.waypoint_residuals')
+        else numbers.relative_l2
+        for name, numbers in outputs.items()
+    }
     tolerance = bundle.manifest['golden']['tolerance']
-    report = GoldenReport(errors, overlap, tolerance['relative_l2'], tolerance['kept_overlap'])
-    if not report.passed:
-        raise EngineError(
-            f'the engines of {bundle.name} do not reproduce the golden outputs of its export: '
-            f'{report}. Choose another backend, or export in another precision with '
-            '`fastdrive export`.'
-        )
-    return report
+    return GoldenReport(outputs, errors, overlap, tolerance['relative_l2'],
+                        tolerance['kept_overlap'])
 
 
 def run_layers(
@@ -146,32 +205,33 @@ def golden_of_vision(out: Arrays) -> dict[str, np.ndarray]:
             'feature_norms': np.linalg.norm(out['features'], axis=1)}
 
 
-def _vision_errors(graph: str, out: Arrays, golden: Arrays) -> dict[str, float]:
+def _vision_numbers(graph: str, out: Arrays, golden: Arrays) -> dict[str, Numbers]:
     found = {'visual_tokens': out['visual_tokens']}
     if 'attention' in out:
         found |= golden_of_vision(out)
-    return {f'{graph}.{name}': _relative_l2(value, golden[name]) for name, value in found.items()}
+    return {f'{graph}.{name}': Numbers.of(value, golden[name]) for name, value in found.items()}
 
 
-def _planner_errors(
+def _planner_numbers(
     bundle: Bundle, engines: Mapping[str, Engine], golden: Arrays
-) -> dict[str, float]:
-    feeds, errors = _planner_feeds(bundle, golden), {}
+) -> dict[str, Numbers]:
+    feeds, numbers = _planner_feeds(bundle, golden), {}
+    expected = golden['waypoint_residuals']
     if 'planner' in engines:
         residuals = engines['planner'].run(feeds)['waypoint_residuals']
-        errors['planner.waypoint_residuals'] = _waypoint_error(residuals, golden)
+        numbers['planner.waypoint_residuals'] = Numbers.of(residuals, expected)
     if 'language_model' in engines:
         found = run_language(engines['language_model'].run, *_language_feeds(bundle, golden))
-        errors |= {f'language_model.{name}': _relative_l2(value, golden[name])
-                   for name, value in found.items()}
+        numbers |= {f'language_model.{name}': Numbers.of(value, golden[name])
+                    for name, value in found.items()}
     if 'planner_embed' in engines:
         residuals, attention = run_layers(
             lambda graph, inputs: engines[graph].run(inputs), layer_graphs(engines), feeds,
             bundle.planner['num_waypoints'],
         )
-        errors['planner_layers.waypoint_residuals'] = _waypoint_error(residuals, golden)
-        errors['planner_layers.attention'] = _relative_l2(attention, golden['layer_attention'])
-    return errors
+        numbers['planner_layers.waypoint_residuals'] = Numbers.of(residuals, expected)
+        numbers['planner_layers.attention'] = Numbers.of(attention, golden['layer_attention'])
+    return numbers
 
 
 def _language_feeds(bundle: Bundle, golden: Arrays) -> tuple[Arrays, tuple[int, ...]]:
@@ -183,21 +243,9 @@ def _language_feeds(bundle: Bundle, golden: Arrays) -> tuple[Arrays, tuple[int, 
             (cache['layers'], 2, cache['kv_heads'], cache['head_size']))
 
 
-def _waypoint_error(residuals: np.ndarray, golden: Arrays) -> float:
-    expected = golden['waypoint_residuals']
-    # Never relative to less than a metre: an untrained planner's residuals are all zero.
-    largest = max(1.0, np.abs(expected).max().item())
-    return np.abs(residuals - expected).max().item() / largest
-
-
 def _planner_feeds(bundle: Bundle, golden: Arrays) -> Arrays:
     return {
         'kept_tokens': golden['visual_tokens'][golden['kept_indices']],
         'kept_indices': golden['kept_indices'],
         'ego_history': golden_history(bundle.planner['history_steps']),
     }
-
-
-def _relative_l2(found: np.ndarray, expected: np.ndarray) -> float:
-    found, expected = found.astype(np.float64), expected.astype(np.float64)
-    return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-12))

@@ -30,8 +30,10 @@ from fastdrive_ros.runtime.engine_cache import bundle_key
 from fastdrive_ros.runtime.engine_cache import cached_engine
 from fastdrive_ros.runtime.engine_cache import default_cache_dir
 from fastdrive_ros.runtime.engine_cache import discard
+from fastdrive_ros.runtime.engine_cache import write_numerics
 from fastdrive_ros.runtime.golden import GoldenReport
-from fastdrive_ros.runtime.golden import check_golden
+from fastdrive_ros.runtime.golden import golden_report
+from fastdrive_ros.runtime.golden import require_passed
 from fastdrive_ros.runtime.onnx_engine import OnnxEngine
 from fastdrive_ros.runtime.trt_build import import_tensorrt
 from fastdrive_ros.runtime.trt_engine import TrtEngine
@@ -140,7 +142,13 @@ def _load_checked(
     load, device_words = _loader(request, backend, device)
     with ExitStack() as loaded:
         engines = {graph: loaded.enter_context(closing(load(graph))) for graph in request.graphs}
-        golden = check_golden(request.bundle, engines)
+        golden = golden_report(request.bundle, engines)
+        for graph, engine in engines.items():
+            if isinstance(engine, TrtEngine):
+                write_numerics(engine.path, {
+                    'device': device_words, 'num_tokens': request.bundle.num_tokens,
+                    **golden.of_graph(graph)})
+        require_passed(request.bundle, golden)
         loaded.pop_all()  # all is well: keep them open
     return engines, device_words, golden
 
@@ -151,6 +159,11 @@ def _loader(
     """Return what loads one graph by name, and the device in words."""
     bundle = request.bundle
     if backend == 'onnxruntime':
+        if device == 'cpu' and bundle.precision == 'bf16':
+            raise EngineError(
+                f'ONNX Runtime has no bf16 on the CPU, and {bundle.name} computes in it: use a '
+                'GPU, or export with `fastdrive export --precision fp32`'
+            )
         threads = request.num_threads or 'all'
         words = f'CPU, {threads} of {len(os.sched_getaffinity(0))} cores'
         return lambda graph: OnnxEngine(

@@ -24,9 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.onnx_file import external_data_files
+from fastdrive_ros.runtime.trt_limits import TOPK_LIMIT
+from fastdrive_ros.runtime.trt_limits import topk_mend
 
 # Bytes of scratch memory the builder's tactics may use.
 _WORKSPACE_BYTES = 2 << 30
+# Host memory of a build: libraries, and the weights in the network and in the finished engine.
+# Measured: 11.6 GB for 5.56 GB of weights (docs/full_size.md). The ONNX files are mapped.
+_BUILD_BASE_BYTES = 1 << 30
+_BUILD_FACTOR = 2.1
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _INSTALL = {
     'tensorrt': 'JetPack brings it; on a desktop `pip install tensorrt`',
@@ -54,7 +61,6 @@ def build_engine_file(
     backend: str,
     *,
     max_tokens: int,
-    precision: str,
     compute_capability: int | None = None,
 ) -> None:
     """
@@ -71,10 +77,15 @@ def build_engine_file(
     if not parser.parse_from_file(str(onnx_path)):
         errors = '; '.join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise EngineError(f'{backend} {trt.__version__} cannot parse {onnx_path}: {errors}')
+    if max_tokens > TOPK_LIMIT and any(
+        network.get_layer(index).type == trt.LayerType.TOPK for index in range(network.num_layers)
+    ):
+        raise EngineError(f'{backend} cannot build {onnx_path}: {topk_mend(max_tokens)}')
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
-    if precision == 'fp32':
-        config.clear_flag(trt.BuilderFlag.TF32)  # 10-bit mantissas would miss the golden outputs
+    # 10-bit mantissas would miss the golden outputs, and what a graph in bf16 keeps in fp32 (the
+    # pruner's scores, the waypoint head) it keeps so for its digits.
+    config.clear_flag(trt.BuilderFlag.TF32)
     config.add_optimization_profile(_profile(builder, network, max_tokens))
     if compute_capability is not None:
         _target(trt, config, compute_capability)
@@ -85,6 +96,24 @@ def build_engine_file(
             + ('; '.join(logger.errors[-3:]) or 'it gave no reason')
         )
     _write(engine_path, plan)
+
+
+def build_memory(onnx_path: Path) -> int:
+    """Return how many bytes of host memory building this graph takes at most."""
+    data = (onnx_path.with_name(name) for name in external_data_files(onnx_path))
+    weights = sum(path.stat().st_size for path in (onnx_path, *data))
+    return int(_BUILD_BASE_BYTES + _BUILD_FACTOR * weights)
+
+
+def require_build_memory(onnx_path: Path, available_bytes: int) -> None:
+    """Raise EngineError when a build would be ended by the kernel for want of memory."""
+    needed = build_memory(onnx_path)
+    if available_bytes < needed:
+        raise EngineError(
+            f'building {onnx_path.stem} needs {needed / 1e9:.1f} GB of host memory, found '
+            f'{available_bytes / 1e9:.1f} GB available: end other programs or add swap (Jetson: '
+            'build without the desktop), or export a smaller model or in --precision bf16'
+        )
 
 
 def make_logger(trt: Any) -> Any:

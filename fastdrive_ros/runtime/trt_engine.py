@@ -45,11 +45,14 @@ class TrtEngine:
     ) -> None:
         """Deserialize the engine; ``specs`` are (inputs, outputs) as the bundle declares them."""
         trt = import_tensorrt(backend)
+        self.path = path
         self.input_specs, self.output_specs = specs
         self._name = path.name.partition(f'_{backend}')[0]
         self._log = make_logger(trt)
         self._runtime = trt.Runtime(self._log)
-        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        self._require_memory(cuda, path.stat().st_size, 'its weights')
+        # Mapped: a 3B model's engine would otherwise take its whole size of host memory, too.
+        self._engine = self._runtime.deserialize_cuda_engine(np.memmap(path, np.uint8, 'r'))
         if self._engine is None:
             raise EngineError(
                 f'{backend} {trt.__version__} cannot open {path}: '
@@ -58,29 +61,32 @@ class TrtEngine:
                 '`fastdrive build` on this machine.'
             )
         self._check_tensors(path)
+        # numpy type of each tensor inside the engine; TensorRT may hold int64 as int32.
+        self._dtypes = {
+            spec.name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(spec.name)))
+            for spec in (*self.input_specs, *self.output_specs)
+        }
+        self._on_host = {
+            spec.name
+            for spec in self.input_specs
+            if self._engine.get_tensor_location(spec.name) == trt.TensorLocation.HOST
+        }
+        sizes = {
+            spec.name: self._max_bytes(spec, max_tokens)
+            for spec in (*self.input_specs, *self.output_specs)
+            if spec.name not in self._on_host
+        }
+        self._require_memory(cuda, self._workspace_bytes() + sum(sizes.values()),
+                             'its workspace and buffers')
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise EngineError(
                 f'{backend} cannot start {self._name}: '
                 + ('; '.join(self._log.errors[-3:]) or 'too little GPU memory?')
             )
-        self._on_host = {
-            spec.name
-            for spec in self.input_specs
-            if self._engine.get_tensor_location(spec.name) == trt.TensorLocation.HOST
-        }
-        # numpy type of each tensor inside the engine; TensorRT may hold int64 as int32.
-        self._dtypes = {
-            spec.name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(spec.name)))
-            for spec in (*self.input_specs, *self.output_specs)
-        }
         self._cuda = cuda
         self._stream = cuda.call('cudaStreamCreate')
-        self._buffers = {
-            spec.name: cuda.call('cudaMalloc', self._max_bytes(spec, max_tokens))
-            for spec in (*self.input_specs, *self.output_specs)
-            if spec.name not in self._on_host
-        }
+        self._buffers = {name: cuda.call('cudaMalloc', size) for name, size in sizes.items()}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once on host arrays; return every output by name."""
@@ -115,6 +121,22 @@ class TrtEngine:
         for address in self._buffers.values():
             self._cuda.call('cudaFree', address)
         self._cuda.call('cudaStreamDestroy', self._stream)
+
+    def _require_memory(self, cuda: Cuda, needed_bytes: int, what: str) -> None:
+        """Raise EngineError when the GPU has less free than the next step of loading takes."""
+        free_bytes = cuda.free_bytes()
+        if free_bytes < needed_bytes:
+            raise EngineError(
+                f'{self._name} needs {needed_bytes / 1e9:.2f} GB of GPU memory for {what}, found '
+                f'{free_bytes / 1e9:.2f} GB free: end what else runs on the GPU, or export a '
+                'smaller model or in --precision bf16'
+            )
+
+    def _workspace_bytes(self) -> int:
+        """Return what a context takes; TensorRT 11 has only the newer name."""
+        if hasattr(self._engine, 'device_memory_size_v2'):
+            return self._engine.device_memory_size_v2
+        return self._engine.device_memory_size
 
     def _set_input(self, name: str, array: np.ndarray) -> None:
         if name in self._on_host:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 TOPK_LIMIT = 3840
-"""Largest K of TensorRT's TopK layer. A free K beyond it builds, warns and selects wrong."""
+"""Largest K of TensorRT's TopK layer; a free K beyond it builds with no more than a warning."""
 
 
 def topk_mend(num_tokens: int) -> str:

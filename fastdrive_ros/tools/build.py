@@ -18,6 +18,7 @@ from fastdrive_ros.runtime.cuda_memory import Cuda
 from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.runtime.engine_cache import Progress
 from fastdrive_ros.runtime.engine_cache import default_cache_dir
+from fastdrive_ros.runtime.engine_cache import read_numerics
 from fastdrive_ros.runtime.load import build_engine
 from fastdrive_ros.runtime.load import load_engines
 from fastdrive_ros.runtime.trt_build import import_tensorrt
@@ -27,8 +28,9 @@ _DESCRIPTION = """\
 Build the engines of a model bundle and keep them in the cache, so that the node starts at once.
 
 On the vehicle's computer: builds for its GPU, runs the engines and checks them against the golden
-outputs of the bundle. Without a GPU: TensorRT-RTX engines for the --compute-capability you name;
-they cannot be run or checked here, the node checks them when it loads them.
+outputs of the bundle; the figures stay beside the engines (.numerics.json). Without a GPU:
+TensorRT-RTX engines for the --compute-capability you name; they cannot be run or checked here,
+the node checks them when it loads them.
 An engine that is in the cache and unaltered is not built again.
 """
 _EPILOG = """\
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     cache_dir = args.cache_dir or default_cache_dir()
     backend = _backend(args.backend)
     capability, for_this_gpu = _target(args.compute_capability)
-    rows = []
+    rows, paths = [], {}
     with _progress() as on_progress:
         for graph in graphs:
             engine = build_engine(
@@ -106,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
                 on_progress,
                 for_this_gpu=for_this_gpu,
             )
+            paths[graph] = engine.path
             rows.append((
                 graph,
                 'built' if engine.built_now else 'in cache',
@@ -116,16 +119,33 @@ def run(args: argparse.Namespace) -> int:
         verdict = (
             _check(bundle, backend, graphs, cache_dir, on_progress)
             if for_this_gpu
-            else 'Not run here, and so not verified: the node checks these engines against the '
-            'golden outputs when it loads them.'
+            else 'Numerics: not run here, and so not verified. `fastdrive build` on the vehicle, '
+            'and the node when it loads them, compare these engines with the golden outputs.'
         )
     print_table(
         f'{bundle.name} with {backend} for sm{capability} ({bundle.precision})',
         ('graph', 'engine', 'build s', 'MB', 'file'),
         rows,
     )
+    if for_this_gpu:
+        print_table('on this GPU against fp32',
+                    ('output', 'max abs', 'relative L2', 'cosine', 'kept in common'),
+                    [row for graph, path in paths.items() for row in _numerics(graph, path)])
     print(verdict)
     return 0
+
+
+def _numerics(graph: str, path: Path) -> list[tuple[str, ...]]:
+    """Return a table row for each output of an engine that was run."""
+    figures = read_numerics(path)
+    if figures is None:
+        return [(graph, 'not run here', '', '', '')]
+    kept = figures['kept_overlap']
+    return [
+        (f'{graph}.{name}', f'{found["max_abs"]:.2e}', f'{found["relative_l2"]:.2e}',
+         f'{found["cosine"]:.6f}', '' if kept is None else f'{kept:.1%}')
+        for name, found in figures['outputs'].items()
+    ]
 
 
 def _backend(asked: str) -> str:
