@@ -215,15 +215,15 @@ def _vision_numbers(graph: str, out: Arrays, golden: Arrays) -> dict[str, Number
 def _planner_numbers(
     bundle: Bundle, engines: Mapping[str, Engine], golden: Arrays
 ) -> dict[str, Numbers]:
-    feeds, numbers = _planner_feeds(bundle, golden), {}
-    expected = golden['waypoint_residuals']
+    numbers = {}
+    if 'language_model' in engines:
+        found = run_language(engines['language_model'].run, *_language_feeds(bundle, golden))
+        return {f'language_model.{name}': Numbers.of(value, golden[name])
+                for name, value in found.items()}
+    feeds, expected = _planner_feeds(bundle, golden), golden.get('waypoint_residuals')
     if 'planner' in engines:
         residuals = engines['planner'].run(feeds)['waypoint_residuals']
         numbers['planner.waypoint_residuals'] = Numbers.of(residuals, expected)
-    if 'language_model' in engines:
-        found = run_language(engines['language_model'].run, *_language_feeds(bundle, golden))
-        numbers |= {f'language_model.{name}': Numbers.of(value, golden[name])
-                    for name, value in found.items()}
     if 'planner_embed' in engines:
         residuals, attention = run_layers(
             lambda graph, inputs: engines[graph].run(inputs), layer_graphs(engines), feeds,
