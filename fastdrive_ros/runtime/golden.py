@@ -145,7 +145,7 @@ def golden_report(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport
                                      out['kept_indices']).mean().item()
     outputs |= _planner_numbers(bundle, engines, golden)
     # Never relative to less than a metre: an untrained planner's residuals are all zero.
-    largest = max(1.0, np.abs(golden['waypoint_residuals']).max().item())
+    largest = max(1.0, np.abs(golden.get('waypoint_residuals', 0.0)).max().item())
     errors = {
         name: numbers.max_abs / largest if name.endswith('.waypoint_residuals')
         else numbers.relative_l2
