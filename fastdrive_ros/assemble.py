@@ -112,6 +112,7 @@ def build_pipeline(settings: Mapping[str, Any],
         make_planner(bundle.planner, loaded.engines, method),
         loaded.engines,
         bundle.tokens_per_camera,
+        bundle.encoded_per_camera,
         pipeline_settings(settings))
     return Assembly(bundle, loaded, method, pipeline,
                     FrameSynchronizer(bundle.cameras, sync_config(settings)),

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoTokenizer
 from transformers import PreTrainedTokenizerBase
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
+from fastdrive_ros.learn.early_pruning import EarlyPrunedVision
 from fastdrive_ros.learn.graphs import ExportError
 from fastdrive_ros.learn.prompt import Prompt
 from fastdrive_ros.learn.prompt import build_prompt
@@ -46,6 +48,19 @@ class DrivingModel:
     planner: WaypointPlanner
     prompt: Prompt
     tokenizer: PreTrainedTokenizerBase
+    early: EarlyPrunedVision | None = None
+    """The encoder that stands in for ``vision``; None: that one itself."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What the bundle's vision_encoder is made of."""
+        return self.early or self.vision
+
+    @property
+    def tokens_encoded(self) -> int:
+        """How many tokens of all cameras the encoder leaves: N, or fewer with early pruning."""
+        return (self.early.tokens_per_camera * self.vision.num_images if self.early
+                else len(self.prompt.image_slots))
 
 
 def load_driving_model(

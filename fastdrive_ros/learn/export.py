@@ -34,6 +34,10 @@ from fastdrive_ros.learn.checkpoint import DrivingModel
 from fastdrive_ros.learn.checkpoint import checkpoint_sha256
 from fastdrive_ros.learn.checkpoint import load_driving_model
 from fastdrive_ros.learn.checkpoint import load_pruner_for
+from fastdrive_ros.learn.early_checks import pruner_inputs
+from fastdrive_ros.learn.early_checks import vision_outputs
+from fastdrive_ros.learn.early_pruning import EarlyRequest
+from fastdrive_ros.learn.early_pruning import prune_early
 from fastdrive_ros.learn.graph_checks import check_perception
 from fastdrive_ros.learn.graph_checks import check_planner
 from fastdrive_ros.learn.graph_checks import check_pruner
@@ -65,7 +69,6 @@ CHECKS = {
     'planner': check_planner,
 }
 GRAPHS = tuple(CHECKS)
-_PRUNER_INPUTS = 'visual_tokens', 'camera_present', 'num_kept_tokens'
 _PRUNER_OUTPUTS = ['kept_tokens', 'kept_indices', 'scores']
 _KEPT_DIMS = {'kept_tokens': {0: 'K'}, 'kept_indices': {0: 'K'}}
 GOLDEN_FILE = 'golden.npz'
@@ -91,6 +94,8 @@ class ExportRequest:
     """Write the graphs of rival_graphs.py, too."""
     force: bool = False
     """Replace an older bundle at ``out``."""
+    early: EarlyRequest | None = None
+    """Drop windows inside the encoder (early_pruning.py)."""
 
 
 def export_bundle(request: ExportRequest, report: Callable[[str], None] = print) -> Bundle:
@@ -100,6 +105,8 @@ def export_bundle(request: ExportRequest, report: Callable[[str], None] = print)
         model = load_driving_model(
             request.checkpoint, request.pruner, request.cameras, request.height, request.width
         )
+    if request.early:
+        model = dataclasses.replace(model, early=prune_early(model.vision, request.early))
     # Weights, and half as much again for the exporter's first copy of a graph.
     require_space(request.out.parent, int(1.5 * 4 * sum(_parameters(model).values())))
     partial = request.out.with_name(request.out.name + PARTIAL_SUFFIX)
@@ -174,8 +181,8 @@ def _write_graphs(
     example = _example_inputs(model)
     plan = _pick(example, 'kept_tokens', 'kept_indices', 'ego_history')
     exports: tuple[tuple[str, nn.Module, dict[str, torch.Tensor], list[str]], ...] = (
-        ('vision_encoder', model.vision, _pick(example, 'images'), ['visual_tokens']),
-        ('recon_pruner', model.pruner, _pick(example, *_PRUNER_INPUTS), _PRUNER_OUTPUTS),
+        ('vision_encoder', model.encoder, _pick(example, 'images'), vision_outputs(model)),
+        ('recon_pruner', model.pruner, _pick(example, *pruner_inputs(model)), _PRUNER_OUTPUTS),
         ('planner', model.planner, plan, ['waypoint_residuals']),
     )
     differences: dict[str, Difference] = {}
@@ -195,8 +202,8 @@ def _write_graphs(
 def _write_pruner(model: DrivingModel, folder: Path, graph: str) -> Difference:
     """Write the model's pruner under another name."""
     path = folder / f'{graph}.onnx'
-    export_graph(model.pruner, _pick(_example_inputs(model), *_PRUNER_INPUTS), _PRUNER_OUTPUTS,
-                 _KEPT_DIMS, path)
+    export_graph(model.pruner, _pick(_example_inputs(model), *pruner_inputs(model)),
+                 _PRUNER_OUTPUTS, _KEPT_DIMS, path)
     return check_pruner(model, path, TOLERANCE)
 
 
@@ -216,7 +223,7 @@ def _example_inputs(model: DrivingModel) -> dict[str, torch.Tensor]:
     """Return every graph input by name; pictures and history are the golden ones."""
     vision, num_tokens = model.vision, len(model.prompt.image_slots)
     tokens = torch.randn(num_tokens, model.pruner.config.hidden_size)
-    kept = num_kept(GOLDEN_KEEP_RATIO, num_tokens)
+    kept = num_kept(GOLDEN_KEEP_RATIO, num_tokens, model.tokens_encoded)
     images = golden_images(vision.num_images, vision.image_height, vision.image_width)
     history = golden_history(model.planner.head.config.history_steps)
     return {
@@ -227,6 +234,7 @@ def _example_inputs(model: DrivingModel) -> dict[str, torch.Tensor]:
         'kept_tokens': tokens[:kept],
         'kept_indices': torch.arange(kept),
         'ego_history': torch.from_numpy(history),
+        'token_present': torch.ones(num_tokens, dtype=torch.bool),
     }
 
 
@@ -244,7 +252,8 @@ def _write_golden(model: DrivingModel, folder: Path, request: ExportRequest) -> 
         golden |= run_onnx(session, feeds)
         known |= {name: torch.from_numpy(value) for name, value in golden.items()}
     if request.plan_pruner:
-        found = run_onnx(cpu_session(folder / 'plan_pruner.onnx'), _pick(known, *_PRUNER_INPUTS))
+        found = run_onnx(cpu_session(folder / 'plan_pruner.onnx'),
+                         _pick(known, *pruner_inputs(model)))
         golden |= {PLAN_PREFIX + name: found[name] for name in ('scores', 'kept_indices')}
     if request.rivals:
         golden |= rival_golden(folder, known, model.planner.head.config.num_waypoints)
@@ -280,6 +289,7 @@ def _manifest(
     num_golden: int,
 ) -> dict[str, Any]:
     vision, pruner, head = model.vision, model.pruner.config, model.planner.head.config
+    early = {'early_pruning': model.early.manifest()} if model.early else {}
     return {
         'format': FORMAT,
         'format_version': FORMAT_VERSION,
@@ -293,6 +303,7 @@ def _manifest(
             'per_camera': vision.grid_height * vision.grid_width,
             'total': len(model.prompt.image_slots), 'hidden_size': pruner.hidden_size,
         },
+        **early,
         'precision': 'fp32',
         'pruner': {'method': 'recon', 'trained': pruner.trained},
         'planner': {

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from fastdrive_ros.learn.checkpoint import DrivingModel
+from fastdrive_ros.learn.early_checks import expected_vision
+from fastdrive_ros.learn.early_checks import some_encoded
 from fastdrive_ros.learn.graphs import Difference
 from fastdrive_ros.learn.graphs import ExportError
 from fastdrive_ros.learn.graphs import check_outputs
@@ -33,9 +35,8 @@ def check_vision(model: DrivingModel, path: Path, tolerance: float) -> Differenc
 
     def pairs() -> Iterator[tuple[dict, dict]]:
         for images in (noise, noise // 4, torch.zeros_like(noise)):
-            with torch.inference_mode():
-                expected = model.vision(images).numpy()
-            yield {'visual_tokens': expected}, run_onnx(session, {'images': images})
+            found = run_onnx(session, {'images': images})
+            yield expected_vision(model, images, found), found
 
     return check_outputs('vision_encoder', pairs(), tolerance)
 
@@ -47,11 +48,14 @@ def check_pruner(model: DrivingModel, path: Path, tolerance: float) -> Differenc
     def pairs() -> Iterator[tuple[dict, dict]]:
         for seed, (present, kept) in enumerate(_selections(model)):
             tokens = _random_tokens(model, seed)
+            encoded = some_encoded(model, seed)
             inputs = {
                 'visual_tokens': tokens, 'camera_present': present,
                 'num_kept_tokens': torch.tensor(kept),
+                **({} if encoded is None else {'token_present': encoded}),
             }
-            yield _expected_selection(model, tokens, present, kept, run_onnx(session, inputs))
+            found = run_onnx(session, inputs)
+            yield _expected_selection(model, tokens, present, kept, found, encoded)
 
     return check_outputs('recon_pruner', pairs(), tolerance)
 
@@ -60,8 +64,12 @@ def check_perception(model: DrivingModel, path: Path, tolerance: float) -> Diffe
     """Like the pruner, from pictures on."""
     session = cpu_session(path)
     images = _random_images(model, seed=2)
-    with torch.inference_mode():
-        tokens = model.vision(images)
+    encoder = cpu_session(path.with_name('vision_encoder.onnx'))
+    seen = expected_vision(model, images, run_onnx(encoder, {'images': images}))
+    tokens, encoded = (
+        torch.from_numpy(seen[name]) if name in seen else None
+        for name in ('visual_tokens', 'token_present')
+    )
 
     def pairs() -> Iterator[tuple[dict, dict]]:
         for present, kept in _selections(model):
@@ -69,7 +77,8 @@ def check_perception(model: DrivingModel, path: Path, tolerance: float) -> Diffe
                 'images': images, 'camera_present': present,
                 'num_kept_tokens': torch.tensor(kept),
             }
-            yield _expected_selection(model, tokens, present, kept, run_onnx(session, inputs))
+            found = run_onnx(session, inputs)
+            yield _expected_selection(model, tokens, present, kept, found, encoded)
 
     return check_outputs('perception', pairs(), tolerance)
 
@@ -116,10 +125,12 @@ def _expected_selection(
     present: torch.Tensor,
     kept: int,
     found: dict[str, np.ndarray],
+    encoded: torch.Tensor | None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return (expected, found) of a selection; the choice itself must agree exactly."""
     with torch.inference_mode():
-        scores = model.pruner.scores(tokens[None], present[None])[0]
+        scores = model.pruner.scores(
+            tokens[None], present[None], None if encoded is None else encoded[None])[0]
         indices = select_tokens(torch.from_numpy(found['scores']), torch.tensor(kept))
     if not np.array_equal(indices.numpy(), found['kept_indices']):
         raise ExportError(
@@ -133,7 +144,7 @@ def _expected_selection(
 
 def _selections(model: DrivingModel) -> Iterator[tuple[torch.Tensor, int]]:
     """Yield (camera_present, K): extremes and the middle, and one camera absent."""
-    total = len(model.prompt.image_slots)
+    total = model.tokens_encoded
     cameras = model.vision.num_images
     everyone = torch.ones(cameras, dtype=torch.bool)
     for kept in sorted({1, max(1, total // 4), max(1, total // 2), total}):

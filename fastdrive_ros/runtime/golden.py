@@ -72,14 +72,16 @@ def check_golden(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport:
         if graph in engines:
             out = engines[graph].run({'images': images})
             errors |= _vision_errors(graph, out, golden)
+    # token_present: what an early-pruned encoder kept.
+    encoded = {name: golden[name] for name in ('visual_tokens', 'token_present') if name in golden}
     for graph, feed, recorded in (
-        ('recon_pruner', {'visual_tokens': golden['visual_tokens']}, ''),
+        ('recon_pruner', encoded, ''),
         ('perception', {'images': images}, ''),
-        ('plan_pruner', {'visual_tokens': golden['visual_tokens']}, PLAN_PREFIX),
+        ('plan_pruner', encoded, PLAN_PREFIX),
     ):
         if graph in engines:
             out = engines[graph].run({**feed, **selection})
-            errors[f'{graph}.scores'] = _relative_l2(out['scores'], golden[recorded + 'scores'])
+            errors[f'{graph}.scores'] = _scores_error(out['scores'], golden[recorded + 'scores'])
             # Clipped: an index out of range is a wrong figure here, not an IndexError.
             tokens = golden['visual_tokens'].take(out['kept_indices'], axis=0, mode='clip')
             errors[f'{graph}.kept_tokens'] = _relative_l2(out['kept_tokens'], tokens)
@@ -125,7 +127,7 @@ def golden_of_vision(out: Arrays) -> dict[str, np.ndarray]:
 
 
 def _vision_errors(graph: str, out: Arrays, golden: Arrays) -> dict[str, float]:
-    found = {'visual_tokens': out['visual_tokens']}
+    found = {name: out[name] for name in ('visual_tokens', 'token_present') if name in out}
     if 'attention' in out:
         found |= golden_of_vision(out)
     return {f'{graph}.{name}': _relative_l2(value, golden[name]) for name, value in found.items()}
@@ -161,6 +163,14 @@ def _planner_feeds(bundle: Bundle, golden: Arrays) -> Arrays:
         'kept_indices': golden['kept_indices'],
         'ego_history': golden_history(bundle.planner['history_steps']),
     }
+
+
+def _scores_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Compare finite scores; tokens that early pruning dropped must have -inf in both."""
+    finite = np.isfinite(expected)
+    if not np.array_equal(finite, np.isfinite(found)):
+        return float('inf')
+    return _relative_l2(found[finite], expected[finite])
 
 
 def _relative_l2(found: np.ndarray, expected: np.ndarray) -> float:

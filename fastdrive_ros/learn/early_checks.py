@@ -1,0 +1,89 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+What early pruning changes in a bundle's graphs, and when an early-pruned encoder equals torch.
+
+Two windows whose scores differ in the last bit may change places, in a black picture all of them.
+So the choice that ONNX Runtime made must be one that torch's scores allow, and the tokens must be
+those that torch makes of the same choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from fastdrive_ros.learn.checkpoint import DrivingModel
+from fastdrive_ros.learn.early_pruning import EarlyPrunedVision
+from fastdrive_ros.learn.graphs import ExportError
+
+SCORE_ROUNDING = 1e-4
+"""How far below the worst kept score a dropped one must not be beaten, times the scores' size."""
+
+
+def vision_outputs(model: DrivingModel) -> list[str]:
+    """Return the outputs of vision_encoder."""
+    return ['visual_tokens', 'token_present'] if model.early else ['visual_tokens']
+
+
+def pruner_inputs(model: DrivingModel) -> tuple[str, ...]:
+    """Return the inputs of recon_pruner and plan_pruner."""
+    names = 'visual_tokens', 'camera_present', 'num_kept_tokens'
+    return (*names, 'token_present') if model.early else names
+
+
+def expected_vision(
+    model: DrivingModel, images: torch.Tensor, found: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """
+    Return what torch makes of uint8 [V, H, W, 3], for the windows that ``found`` kept.
+
+    Raises ExportError when torch's scores would not have kept these.
+    """
+    with torch.inference_mode():
+        if not model.early:
+            return {'visual_tokens': model.vision(images).numpy()}
+        kept = model.early.windows_of(torch.from_numpy(found['token_present']))
+        _require_allowed(model.early, _scores(model.early, images), kept)
+        hidden, _, cut = model.early.walk(images, kept)
+        return {'visual_tokens': cut.tokens(hidden).numpy(),
+                'token_present': cut.present().numpy()}
+
+
+def some_encoded(model: DrivingModel, seed: int) -> torch.Tensor | None:
+    """Return bool [N] as an early-pruned encoder might say it, by chance; None without one."""
+    if not model.early:
+        return None
+    per_camera = len(model.vision.token_rank)
+    order = torch.rand(model.vision.num_images, per_camera,
+                       generator=torch.Generator().manual_seed(seed)).argsort(1).argsort(1)
+    return (order < model.early.tokens_per_camera).flatten()
+
+
+def _scores(early: EarlyPrunedVision, images: torch.Tensor) -> torch.Tensor:
+    vision = early.vision
+    hidden = vision.embed(images, vision.patch_weight, vision.patch_bias)
+    for index in range(early.block + 1):
+        hidden = vision.block(index, hidden)
+    return early.window_scores(hidden)
+
+
+def _require_allowed(
+    early: EarlyPrunedVision, scores: torch.Tensor, kept: torch.Tensor
+) -> None:
+    """Refuse a choice with another number of windows, or where a better one was dropped."""
+    room = SCORE_ROUNDING * max(1e-6, float(scores.abs().max()))
+    first = 0
+    for group, count in zip(early.vision.windows, early.kept_windows, strict=True):
+        mine, mask = (each[:, first:first + group.count] for each in (scores, kept))
+        first += group.count
+        worst_kept = mine.masked_fill(~mask, torch.inf).amin(1)
+        best_dropped = mine.masked_fill(mask, -torch.inf).amax(1)
+        if (mask.sum(1) != count).any() or (best_dropped > worst_kept + room).any():
+            raise ExportError(
+                f'the exported vision_encoder keeps other windows than torch: expected the '
+                f'{count} best of {group.count} of each camera, found {mask.int().tolist()} for '
+                f'scores {mine.tolist()}. Nothing was written.'
+            )
