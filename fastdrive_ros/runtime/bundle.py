@@ -186,12 +186,12 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     _check_sections(path, manifest)
     bundle = Bundle(path, manifest)
     try:
-        _check_early_pruning(bundle)
         for name, entry in manifest['files'].items():
             _check_file(path, name, entry)
         _require_listed(bundle, manifest['golden']['file'], 'the manifest')
         for graph in manifest['graphs']:
             _check_graph(bundle, graph)
+        _check_early_pruning(bundle)
     except (KeyError, TypeError) as error:
         raise BundleError(
             f'expected whole entries of graphs and files in {path / MANIFEST}, found one where '

@@ -7,7 +7,8 @@
     node         the live node over DDS on the looped sample bag: stages, overhead, queue, pruning
     memory       resident memory of the live node over minutes
     sim          the simulator: six cameras with masks
-    all          all but sim, which needs the extra [sim]
+    encoders     vision encoders of several bundles, for example early-pruned ones, side by side
+    all          preprocess, node and memory
 
 Every figure names its protocol: frames, tokens, backend, threads and processor are in the JSON.
 """
@@ -27,6 +28,8 @@ examples:
   fastdrive bench preprocess
   fastdrive bench node --seconds 60
   fastdrive bench memory --minutes 10
+  fastdrive bench encoders --bundles whole early --evaluations evaluation evaluation_early \
+      --picture early.png
 """
 
 
@@ -34,11 +37,11 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb."""
     parser = subparsers.add_parser(
         'bench', help='measure', epilog=_EPILOG,
-        description='Measure preprocessing, the live node, its memory, or the simulator. '
-        'Prints tables and ends with one line of JSON.',
+        description='Measure preprocessing, the live node, its memory, the simulator, or vision '
+        'encoders. Prints tables and ends with one line of JSON.',
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('what', nargs='?', default='all',
-                        choices=('preprocess', 'node', 'memory', 'sim', 'all'))
+                        choices=('preprocess', 'node', 'memory', 'sim', 'encoders', 'all'))
     parser.add_argument('--seconds', type=float, default=44.0,
                         help='length of the node bench (default: %(default)g)')
     parser.add_argument('--minutes', type=float, default=10.0,
@@ -47,6 +50,12 @@ def add_parser(subparsers: Any) -> None:
                         help='folder of 1600x900 JPEGs (default: synthetic ones)')
     parser.add_argument('--bag', type=Path, help='another bag (default: the sample)')
     parser.add_argument('--bundle', default='', help='another bundle (default: engines/nano)')
+    parser.add_argument('--bundles', nargs='+', type=Path, metavar='BUNDLE', default=[],
+                        help='encoders: what to compare, with the first one')
+    parser.add_argument('--evaluations', nargs='+', type=Path, metavar='DIR', default=[],
+                        help="encoders: each bundle's folder of `fastdrive evaluate`")
+    parser.add_argument('--picture', type=Path, metavar='PNG',
+                        help='encoders: draw time and quality of early pruning')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,5 +82,14 @@ def run(args: argparse.Namespace) -> int:
 
         results['sim'] = bench_sim.bench()
         bench_sim.print_report(results['sim'])
+    if 'encoders' in wanted:
+        from fastdrive_ros.tools import bench_encoders
+
+        results['encoders'] = bench_encoders.bench(args.bundles, args.evaluations)
+        bench_encoders.print_report(results['encoders'])
+        if args.picture:
+            from fastdrive_ros.tools import early_picture
+
+            early_picture.draw(results['encoders'], args.picture)
     print(json.dumps(results))
     return 0
