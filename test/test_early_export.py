@@ -30,13 +30,18 @@ from tiny_checkpoint import write_checkpoint  # noqa: E402
 
 from fastdrive_ros.assemble import build_pipeline  # noqa: E402
 from fastdrive_ros.assemble import early_pruning_note  # noqa: E402
-from fastdrive_ros.assemble import method_graphs  # noqa: E402
 from fastdrive_ros.config import check_settings  # noqa: E402
 from fastdrive_ros.core.latency import StageTimer  # noqa: E402
 from fastdrive_ros.core.types import CameraBatch  # noqa: E402
+from fastdrive_ros.learn.checkpoint import load_driving_model  # noqa: E402
+from fastdrive_ros.learn.early_pruning import EarlyRequest  # noqa: E402
+from fastdrive_ros.learn.early_pruning import prune_early  # noqa: E402
 from fastdrive_ros.learn.early_score import load_early_score  # noqa: E402
 from fastdrive_ros.learn.early_score import save_early_score  # noqa: E402
 from fastdrive_ros.learn.graphs import ExportError  # noqa: E402
+from fastdrive_ros.learn.graphs import export_graph  # noqa: E402
+from fastdrive_ros.learn.nano import PRUNER_FILE  # noqa: E402
+from fastdrive_ros.learn.rival_graphs import vision_attention  # noqa: E402
 from fastdrive_ros.perception import Perception  # noqa: E402
 from fastdrive_ros.perception import perception_graphs  # noqa: E402
 from fastdrive_ros.pruners import INSIDE  # noqa: E402
@@ -48,6 +53,8 @@ from fastdrive_ros.runtime.engine import Engine  # noqa: E402
 from fastdrive_ros.runtime.engine import EngineError  # noqa: E402
 from fastdrive_ros.runtime.golden import check_golden  # noqa: E402
 from fastdrive_ros.runtime.load import load_engines  # noqa: E402
+from fastdrive_ros.runtime.onnx_engine import OnnxEngine  # noqa: E402
+from fastdrive_ros.runtime.onnx_file import onnx_specs  # noqa: E402
 from fastdrive_ros.tools.cli import main  # noqa: E402
 
 CHANNELS = 32
@@ -78,19 +85,34 @@ def export_options(checkpoint: Path, out: Path) -> list[str]:
 
 @pytest.fixture(scope='module')
 def bundle(checkpoint: Path, score_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """What `fastdrive export --early-pruning 0:0.5` writes, with all graphs."""
+    """What `fastdrive export --early-pruning 0:0.5` writes."""
     out = tmp_path_factory.mktemp('out') / 'early'
-    assert main([*export_options(checkpoint, out), '--rivals', '--plan-pruner',
-                 str(checkpoint / 'recon_pruner.safetensors'), '--early-pruning', '0:0.5',
-                 '--early-score', str(score_file)]) == 0
+    assert main([*export_options(checkpoint, out), '--early-pruning', '0:0.5', '--early-score',
+                 str(score_file)]) == 0
     return load_bundle(out)
 
 
 @pytest.fixture(scope='module')
-def engines(bundle: Bundle) -> Mapping[str, Engine]:
-    """Every graph, checked against the golden outputs."""
-    return load_engines(bundle, backend='onnxruntime', graphs=tuple(bundle.manifest['graphs']),
-                        num_threads=1).engines
+def engines(bundle: Bundle, checkpoint: Path, score_file: Path,
+            tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Engine]:
+    """
+    Every graph, checked against the golden outputs or, vision_attention, against torch.
+
+    Of --rivals that is the only graph that early pruning changes; the others take minutes.
+    """
+    loaded = load_engines(bundle, backend='onnxruntime', graphs=tuple(bundle.manifest['graphs']),
+                          num_threads=1).engines
+    model = load_driving_model(checkpoint, checkpoint / PRUNER_FILE, CAMERAS, *GRID)
+    early = prune_early(model.vision, EarlyRequest(0, 0.5, score_file))
+    images = random_images(NUM_CAMERAS, *GRID)
+    graph = vision_attention(dataclasses.replace(model, early=early), {'images': images})
+    path = tmp_path_factory.mktemp('graph') / 'vision_attention.onnx'
+    export_graph(graph.module, graph.inputs, graph.outputs, {}, path)
+    attention = OnnxEngine(path, onnx_specs(path), num_threads=1)
+    found = attention.run({'images': images.numpy()})
+    for name, value in zip(graph.outputs, graph.module(images), strict=True):
+        np.testing.assert_allclose(found[name], value.numpy(), atol=1e-4)
+    return {**loaded, 'vision_attention': attention, 'plan_pruner': loaded['recon_pruner']}
 
 
 def test_the_manifest_says_so(bundle: Bundle) -> None:
@@ -109,9 +131,9 @@ def test_the_manifest_says_so(bundle: Bundle) -> None:
 @pytest.mark.parametrize('present', [[True, True], [False, True]])
 @pytest.mark.parametrize('camera_floor', [0.0, 1.0])
 def test_no_method_keeps_a_dropped_token(
-        bundle: Bundle, engines: Mapping[str, Engine], method: str, present: list[bool],
+        engines: Mapping[str, Engine], method: str, present: list[bool],
         camera_floor: float) -> None:
-    assert set(method_graphs(bundle, method)) <= set(engines)
+    assert set(perception_graphs(method)) <= set(engines)
     perception = Perception(engines, method, 7, 8, camera_floor)
     images = random_images(NUM_CAMERAS, *GRID).numpy()
     sight = perception.encode(images, np.array(present), 4)
@@ -167,7 +189,8 @@ def test_the_golden_check_blames_an_encoder_that_keeps_other_windows(
 
     with pytest.raises(EngineError, match='vision_encoder.token_present [1-9]'):
         check_golden(bundle, {'vision_encoder': Other()})  # type: ignore[dict-item]
-    assert check_golden(bundle, engines).passed
+    own = {graph: engines[graph] for graph in ('vision_encoder', 'recon_pruner', 'perception')}
+    assert check_golden(bundle, own).passed
 
 
 def test_a_manifest_that_says_other_than_its_encoder_is_refused(

@@ -135,7 +135,8 @@ class PlannerOutput(nn.Module):
         return self.head.residuals(self.norm(hidden)[None], ego_history[None])[0]
 
 
-def _vision_attention(model: DrivingModel, inputs: dict[str, torch.Tensor]) -> RivalGraph:
+def vision_attention(model: DrivingModel, inputs: dict[str, torch.Tensor]) -> RivalGraph:
+    """Return the encoder's graph, whole or early-pruned; ``inputs`` has ``images``."""
     module: nn.Module = VisionAttention(model.vision)
     outputs: tuple[str, ...] = ('visual_tokens', 'attention', 'features')
     if model.early:
@@ -163,7 +164,7 @@ def rival_graphs(model: DrivingModel, example: dict[str, torch.Tensor]) -> list[
         'hidden': hidden[-planner.head.config.num_waypoints:], 'ego_history': plan['ego_history'],
     }
     return [
-        _vision_attention(model, {'images': example['images']}),
+        vision_attention(model, {'images': example['images']}),
         RivalGraph('planner_embed', embed, plan, ('hidden', 'slots'),
                    {'kept_tokens': {0: 'K'}, 'kept_indices': {0: 'K'}, **free_rows}),
         *(RivalGraph(layer_name(index), PlannerLayer(planner, index), rows,

@@ -28,7 +28,7 @@ examples:
   fastdrive bench preprocess
   fastdrive bench node --seconds 60
   fastdrive bench memory --minutes 10
-  fastdrive bench encoders --bundles whole early --evaluations evaluation evaluation_early \
+  fastdrive bench encoders --bundles whole early --evaluations evaluation evaluation_early \\
       --picture early.png
 """
 
