@@ -20,7 +20,7 @@ from fastdrive_ros.learn.early_pruning import EarlyPrunedVision
 from fastdrive_ros.learn.graphs import ExportError
 
 SCORE_ROUNDING = 1e-4
-"""How far below the worst kept score a dropped one must not be beaten, times the scores' size."""
+"""By how much, times the largest score, a dropped window may be better than a kept one."""
 
 
 def vision_outputs(model: DrivingModel) -> list[str]:

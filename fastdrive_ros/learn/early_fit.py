@@ -6,6 +6,8 @@ A checkpoint and frames with masks -> the weights of early pruning, and how well
 A score is judged by the foreground pixels in the windows it keeps. Beside the fitted one stand
 scores that need no fit (the states' length, their distance from the camera's mean), chance, and
 two that know no picture or know everything: the mean of each window's place, and the truth.
+
+What was run: a CPU. What was not: the encoder on a GPU, which is taken where there is one.
 """
 
 from __future__ import annotations
@@ -96,8 +98,9 @@ def _open_vision(request: FitRequest) -> FixedGridVision:
     config = model.config.vision_config
     require_whole_tokens(request.height, request.width,
                          config.patch_size * config.spatial_merge_size)
-    return FixedGridVision(model.model.visual, len(request.cameras), request.height, request.width,
-                           read_normalisation(request.checkpoint)).eval()
+    vision = FixedGridVision(model.model.visual, len(request.cameras), request.height,
+                             request.width, read_normalisation(request.checkpoint))
+    return vision.eval().to('cuda' if torch.cuda.is_available() else 'cpu')
 
 
 def _blocks(request: FitRequest, depth: int) -> tuple[int, ...]:
@@ -126,18 +129,19 @@ def _windows(
     """Yield of each frame: block -> means [V, windows, C], foreground [V, windows], present."""
     is_foreground = torch.from_numpy(foreground(np.arange(256, dtype=np.uint8)))
     patches = len(vision.patch_order) // len(vision.token_rank)
-    order = torch.argsort(vision.token_rank)
+    order = torch.argsort(vision.token_rank).cpu()
     for place in places:
         row = samples[place]
         share = foreground_share(is_foreground[row['classes'].int()][None], len(order))[0]
         per_patch = share[:, order].repeat_interleave(patches, dim=1)[..., None]
         with torch.inference_mode():
-            hidden = vision.embed(row['images'], vision.patch_weight, vision.patch_bias)
+            images = row['images'].to(vision.patch_weight.device)
+            hidden = vision.embed(images, vision.patch_weight, vision.patch_bias)
             means = {}
             for block in range(max(blocks) + 1):
                 hidden = vision.block(block, hidden)
                 if block in blocks:
-                    means[block] = window_means(hidden, vision.windows).float()
+                    means[block] = window_means(hidden.float(), vision.windows).cpu()
         yield means, window_means(per_patch, vision.windows).squeeze(2), row['present']
 
 

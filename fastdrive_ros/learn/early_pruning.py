@@ -138,8 +138,12 @@ class EarlyPrunedVision(nn.Module):
         return hidden, received, cut
 
     def window_scores(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Map states [V, P, C] after the block to float32 [V, windows], in window order."""
-        return window_means(hidden, self.vision.windows).float() @ self.score_weight
+        """
+        Map states [V, P, C] after the block to float32 [V, windows], in window order.
+
+        In fp32 whatever the tower's precision: the order of two windows decides what is dropped.
+        """
+        return window_means(hidden.float(), self.vision.windows) @ self.score_weight.float()
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
         """
@@ -220,7 +224,7 @@ class Cut:
         return (self._slots() < self._per_camera).flatten()
 
     def _place(self, kept: torch.Tensor) -> torch.Tensor:
-        """Map [V, nk, X] to [N, X]: what a row of zeros behind each camera's tokens is for."""
+        """Map [V, nk, X] to [N, X]; a dropped token takes the row of zeros behind its camera's."""
         cameras = len(kept)
         padded = torch.cat([kept, torch.zeros_like(kept[:, :1])], dim=1)
         first = torch.arange(cameras, device=kept.device)[:, None] * (self._per_camera + 1)
