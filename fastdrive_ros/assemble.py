@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,6 +86,20 @@ def method_graphs(bundle: Bundle, method: str, fused: bool = False) -> tuple[str
     return graphs
 
 
+def early_pruning_note(bundle: Bundle, keep_ratio: float) -> str:
+    """Return what an early-pruned encoder means for the budget; empty for a whole encoder."""
+    early, whole = bundle.manifest.get('early_pruning'), bundle.tokens_per_camera
+    if not early:
+        return ''
+    left = bundle.encoded_per_camera
+    note = (f"early pruning after vision block {early['after_block']} leaves {left} of {whole} "
+            'tokens of each camera')
+    if math.floor(keep_ratio * whole) > left:
+        note += (f': keep_ratio {keep_ratio:g} is of all {whole}, so that all {left} are kept '
+                 f'({left / whole:.0%})')
+    return note
+
+
 def build_pipeline(settings: Mapping[str, Any],
                    on_progress: Callable[[str], None] | None = None) -> Assembly:
     """
@@ -113,6 +128,7 @@ def build_pipeline(settings: Mapping[str, Any],
         make_planner(bundle.manifest, bundle.path, loaded.engines, method),
         loaded.engines,
         bundle.tokens_per_camera,
+        bundle.encoded_per_camera,
         pipeline_settings(settings))
     return Assembly(bundle, loaded, method, pipeline,
                     FrameSynchronizer(bundle.cameras, sync_config(settings)),

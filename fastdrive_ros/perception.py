@@ -90,7 +90,7 @@ class Perception:
         return self._score(self._see(images, present, stamp_ns))
 
     def prune(self, sight: Sight, num_kept: int) -> KeptTokens:
-        """Return the method's K tokens in their order; all present ones where it prunes later."""
+        """Return the method's K tokens in order; all that are there where it prunes later."""
         indices = (select(self._pruner, sight, num_kept, self.camera_floor) if self._pruner
                    else np.flatnonzero(sight.present_tokens))
         return KeptTokens(sight.tokens[indices], indices, sight.scores, self.method,
@@ -99,7 +99,8 @@ class Perception:
     def _see(self, images: np.ndarray, present: np.ndarray, stamp_ns: int) -> Sight:
         out = self._engines[_encoder(self.needs)].run({'images': images})
         return Sight(out['visual_tokens'], present, *self._grid, stamp_ns=stamp_ns,
-                     attention=out.get('attention'), features=out.get('features'))
+                     attention=out.get('attention'), features=out.get('features'),
+                     encoded=out.get('token_present'))
 
     def _score(self, sight: Sight) -> Sight:
         """Add the learned scores where the method looks at them."""
@@ -108,6 +109,7 @@ class Perception:
                 'visual_tokens': sight.tokens,                                        # (N, D)
                 'camera_present': sight.present,                                      # (V,)
                 # The graph's own choice goes unused: the budget's rules are the same for all.
-                'num_kept_tokens': np.asarray(1, np.int64)})
+                'num_kept_tokens': np.asarray(1, np.int64),
+                **({} if sight.encoded is None else {'token_present': sight.encoded})})  # (N,)
             sight = dataclasses.replace(sight, scores=out['scores'])                  # (N,)
         return sight

@@ -75,15 +75,21 @@ class Pipeline:
     """The arrows in order. Owned by one thread; ``settings`` may be replaced from another."""
 
     def __init__(self, preprocessor: Preprocessor, perception: Perception, planner: Planner,
-                 engines: Mapping[str, Engine], tokens_per_camera: int,
+                 engines: Mapping[str, Engine], tokens_per_camera: int, encoded_per_camera: int,
                  settings: PipelineSettings) -> None:
-        """Take everything loaded; ``engines`` are those of perception and planner, to close."""
+        """
+        Take everything loaded; ``engines`` are those of perception and planner, to close.
+
+        Of ``tokens_per_camera`` the encoder leaves ``encoded_per_camera``, fewer with early
+        pruning.
+        """
         self.settings = settings
         self._preprocessor = preprocessor
         self._perception = perception
         self.planner = planner
         self._engines = engines
         self._tokens_per_camera = tokens_per_camera
+        self._encoded_per_camera = encoded_per_camera
 
     def run(self, frame_set: FrameSet, ego_at: Callable[[int], EgoState],
             now_ns: Callable[[], int]) -> PlanResult:
@@ -103,7 +109,8 @@ class Pipeline:
             self._check_age(frame_set, now_ns, settings)
             cycle.ego = ego_at(frame_set.stamp_ns)
             cycle.batch = self._preprocess(cycle, settings)
-            cycle.num_kept = num_kept(settings.keep_ratio, self._num_tokens(cycle.batch))
+            cycle.num_kept = num_kept(settings.keep_ratio, self._num_tokens(cycle.batch),
+                                      int(cycle.batch.present.sum()) * self._encoded_per_camera)
             cycle.kept = self._perceive(cycle, settings.camera_floor)
             self._plan(cycle, settings.limits)
             self._check_age(frame_set, now_ns, settings)

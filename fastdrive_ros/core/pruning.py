@@ -19,19 +19,22 @@ import numpy as np
 _ROUNDING = 1e-5
 
 
-def num_kept(keep_ratio: float, tokens_present: int) -> int:
+def num_kept(keep_ratio: float, tokens_present: int, tokens_encoded: int | None = None) -> int:
     """
     Return K = floor(keep_ratio * tokens_present), at least 1 (FastDriveVLA, eq. 9).
 
-    ``tokens_present`` counts the tokens of the cameras that came. Raises ValueError for a ratio
-    outside (0, 1] or when no token is present.
+    ``tokens_present`` counts the tokens of the cameras that came, also those that an encoder with
+    early pruning drops: a ratio means the same K whatever the encoder does. ``tokens_encoded`` is
+    how many of them survive there, and the most that can be kept (None: all). Raises ValueError
+    for a ratio outside (0, 1] or when no token is present.
     """
     if not 0.0 < keep_ratio <= 1.0:
         raise ValueError(f'keep_ratio must lie in (0, 1], got {keep_ratio}')
     if tokens_present < 1:
         raise ValueError(f'pruning needs at least one token, got {tokens_present}: '
                          'is any camera present?')
-    return max(1, math.floor(keep_ratio * tokens_present + _ROUNDING))
+    wanted = max(1, math.floor(keep_ratio * tokens_present + _ROUNDING))
+    return wanted if tokens_encoded is None else min(wanted, tokens_encoded)
 
 
 def kept_mask(kept_indices: np.ndarray, cameras: Sequence[str], grid_height: int,

@@ -27,6 +27,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 from transformers.utils import logging as transformers_logging
 
+from fastdrive_ros.learn.early_pruning import EarlyPrunedVision
+from fastdrive_ros.learn.early_pruning import EarlyRequest
+from fastdrive_ros.learn.early_pruning import prune_early
 from fastdrive_ros.learn.graphs import ExportError
 from fastdrive_ros.learn.language_graph import LanguageGraph
 from fastdrive_ros.learn.prompt import Prompt
@@ -58,6 +61,19 @@ class DrivingModel:
     planner: WaypointPlanner
     prompt: Prompt
     tokenizer: PreTrainedTokenizerBase
+    early: EarlyPrunedVision | None = None
+    """The encoder that stands in for ``vision``; None: that one itself."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What the bundle's vision_encoder is made of."""
+        return self.early or self.vision
+
+    @property
+    def tokens_encoded(self) -> int:
+        """How many tokens of all cameras the encoder leaves: N, or fewer with early pruning."""
+        return (self.early.tokens_per_camera * self.vision.num_images if self.early
+                else len(self.prompt.image_slots))
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,8 @@ class ModelParts:
     normalisation: Normalisation
     height: int
     width: int
+    early: EarlyRequest | None = None
+    """Drop windows inside the encoder; fp32."""
 
     @property
     def num_cameras(self) -> int:
@@ -103,6 +121,10 @@ class ModelParts:
             VISION_PREFIXES, dtype)
         return FixedGridVision(visual, self.num_cameras, self.height, self.width,
                                self.normalisation).eval()
+
+    def early_vision(self) -> EarlyPrunedVision | None:
+        """Load the vision tower that drops windows, if there is one."""
+        return prune_early(self.vision(), self.early) if self.early else None
 
     def pruner(
         self, dtype: torch.dtype = torch.float32, file: Path | None = None

@@ -10,6 +10,7 @@ killed goes on with the first step that is not finished; one that is refused lea
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gc
 import hashlib
@@ -32,6 +33,7 @@ from fastdrive_ros.learn.checkpoint import ARCHITECTURE
 from fastdrive_ros.learn.checkpoint import ModelParts
 from fastdrive_ros.learn.checkpoint import checkpoint_sha256
 from fastdrive_ros.learn.checkpoint import open_parts
+from fastdrive_ros.learn.early_pruning import EarlyRequest
 from fastdrive_ros.learn.export_journal import Journal
 from fastdrive_ros.learn.export_journal import only_export
 from fastdrive_ros.learn.export_journal import remove
@@ -85,6 +87,8 @@ class ExportRequest:
     """Write the graphs of rival_graphs.py, too."""
     force: bool = False
     """Replace an older bundle at ``out``."""
+    early: EarlyRequest | None = None
+    """Drop windows inside the encoder (early_pruning.py)."""
 
     @property
     def steps(self) -> list[str]:
@@ -100,6 +104,14 @@ def export_bundle(request: ExportRequest, report: Callable[[str], None] = print)
     parts = open_parts(
         request.checkpoint, request.pruner, request.cameras, request.height, request.width
     )
+    if request.early:
+        if request.precision != 'fp32':
+            raise ExportError(
+                '--early-pruning is exported in fp32 only: in bf16 two windows may change places, '
+                'which no check here could tell from a mistake; leave out --precision'
+            )
+        parts = dataclasses.replace(parts, early=request.early)
+        parts.early_vision()    # to refuse what cannot be before the work
     if request.plan_pruner:
         parts.pruner(file=request.plan_pruner)
     if request.rivals and request.prompt:
@@ -235,6 +247,8 @@ def _depends_on(request: ExportRequest) -> dict[str, Any]:
         'prompt file': prompt,
         'cameras': list(request.cameras),
         'picture size': [request.height, request.width],
+        'early pruning': request.early and [
+            request.early.block, request.early.share, file_sha256(request.early.score)],
         'precision': request.precision,
         'version of torch, transformers or fastdrive_ros': [
             torch.__version__, transformers.__version__, __version__],
@@ -311,6 +325,7 @@ def _manifest(
             'per_camera': parts.num_tokens // cameras,
             'total': parts.num_tokens, 'hidden_size': parts.hidden_size,
         },
+        **({'early_pruning': early.manifest()} if (early := parts.early_vision()) else {}),
         'precision': request.precision,
         'pruner': {'method': 'recon', 'trained': pruner.trained},
         'planner': planner,

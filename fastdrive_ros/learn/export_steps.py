@@ -28,6 +28,7 @@ import torch
 from fastdrive_ros.core.pruning import num_kept
 from fastdrive_ros.learn.checkpoint import DrivingModel
 from fastdrive_ros.learn.checkpoint import ModelParts
+from fastdrive_ros.learn.early_checks import check_early_vision
 from fastdrive_ros.learn.export_progress import timed
 from fastdrive_ros.learn.graph_checks import HALF_TOLERANCE
 from fastdrive_ros.learn.graph_checks import TOLERANCE
@@ -62,6 +63,7 @@ from fastdrive_ros.runtime.golden import PLAN_PREFIX
 
 GOLDEN_KEEP_RATIO = 0.5
 _PRUNER_INPUTS = 'visual_tokens', 'camera_present', 'num_kept_tokens'
+_EARLY = 'token_present'
 _PRUNER_OUTPUTS = 'kept_tokens', 'kept_indices', 'scores'
 _KEPT_DIMS = {'kept_tokens': {0: 'K'}, 'kept_indices': {0: 'K'}}
 
@@ -100,12 +102,16 @@ class Work:
     def inputs(self, *names: str) -> dict[str, torch.Tensor]:
         """Return graph inputs by name: the golden ones, as far as they are recorded."""
         parts, tokens = self.parts, self.golden.get('visual_tokens')
+        encoded = self.golden.get(_EARLY)
+        survivors = parts.num_tokens if encoded is None else int(encoded.sum())
         kept = self.golden.get('kept_indices')
         every = {
             'images': golden_images(parts.num_cameras, parts.height, parts.width),
             'visual_tokens': tokens,
             'camera_present': np.ones(parts.num_cameras, bool),
-            'num_kept_tokens': np.array(num_kept(GOLDEN_KEEP_RATIO, parts.num_tokens)),
+            'num_kept_tokens': np.array(
+                num_kept(GOLDEN_KEEP_RATIO, parts.num_tokens, survivors)),
+            _EARLY: encoded,
             'kept_tokens': None if kept is None else tokens[kept],
             'kept_indices': kept,
             'ego_history': golden_history(parts.head.config.history_steps),
@@ -127,6 +133,8 @@ class Facts:
 def export_vision(work: Work) -> Facts:
     """The encoder."""
     graph, images = 'vision_encoder', work.inputs('images')
+    if work.parts.early:
+        return _early_vision(work, graph, images)
     facts = Facts(work.tolerance)
     with timed(work.report, f'golden outputs of {graph} by torch in fp32'):
         stored = work.parts.vision(None)
@@ -167,7 +175,9 @@ def export_perception(work: Work) -> Facts:
     join_perception(work.path('vision_encoder'), work.path('recon_pruner'), work.path(graph))
     known = work.inputs('images', 'visual_tokens')
     tokens = known['visual_tokens'] if work.has_stored_type('vision') else _tokens(work)
-    check = partial(check_perception, known['images'], tokens, work.parts.pruner(work.dtype))
+    early = work.parts.early_vision()
+    check = partial(check_perception, known['images'], tokens, work.parts.pruner(work.dtype),
+                    early=early, encoded=work.inputs(_EARLY)[_EARLY] if early else None)
     return Facts(work.tolerance, {graph: _compared(work, graph, check)})
 
 
@@ -227,7 +237,7 @@ def export_rivals(work: Work) -> Facts:
     """The model in pieces (rival_graphs.py), fp32 only."""
     parts = work.parts
     model = DrivingModel(parts.vision(), parts.pruner(), parts.planner(), parts.prompt,
-                         parts.tokenizer)
+                         parts.tokenizer, parts.early_vision())
     known = work.inputs('images', 'kept_tokens', 'kept_indices', 'ego_history')
     with timed(work.report, 'export the graphs for rival methods and compare them with torch'):
         differences = write_rivals(model, known, work.folder, work.tolerance)
@@ -248,6 +258,18 @@ STEPS: Mapping[str, Callable[[Work], Facts]] = {
 """In this order; one of planner and language_model, the last two when they are asked for."""
 
 
+def _early_vision(work: Work, graph: str, images: Mapping[str, torch.Tensor]) -> Facts:
+    """The encoder that drops windows (early_pruning.py), fp32 only."""
+    early = work.parts.early_vision()
+    with timed(work.report, f'golden outputs of {graph} by torch'), torch.inference_mode():
+        outputs = dict(zip(('visual_tokens', _EARLY), early(**images), strict=True))
+    work.golden.update({name: value.numpy() for name, value in outputs.items()})
+    with timed(work.report, f'export {graph}'):
+        export_graph(early, images, tuple(outputs), {}, work.path(graph))
+    difference = _compared(work, graph, partial(check_early_vision, early))
+    return Facts(work.tolerance, {graph: difference})
+
+
 def _tokens(work: Work) -> torch.Tensor:
     """Return the golden pictures' tokens [N, D] in fp32, on weights in the bundle's precision."""
     vision = work.parts.vision(work.dtype)
@@ -258,7 +280,8 @@ def _tokens(work: Work) -> torch.Tensor:
 def _pruner(
     work: Work, graph: str, prefix: str, reference: ReconPruner, pruner: ReconPruner
 ) -> Facts:
-    inputs = work.inputs(*_PRUNER_INPUTS)
+    early = work.parts.early_vision()
+    inputs = work.inputs(*_PRUNER_INPUTS, *([_EARLY] if early else []))
     with torch.inference_mode(), in_float32(reference) as reach:
         golden = _outputs(reference, inputs)
     work.golden.update({prefix + name: golden[name] for name in ('kept_indices', 'scores')})
@@ -270,7 +293,7 @@ def _pruner(
         facts.roundings[graph] = rounding(graph, work.precision, golden, found)
     with timed(work.report, f'export {graph}'):
         export_graph(pruner, inputs, _PRUNER_OUTPUTS, _KEPT_DIMS, work.path(graph))
-    facts.differences[graph] = _compared(work, graph, partial(check_pruner, pruner))
+    facts.differences[graph] = _compared(work, graph, partial(check_pruner, pruner, early=early))
     return facts
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fastdrive_ros.learn.early_checks import some_encoded
+from fastdrive_ros.learn.early_pruning import EarlyPrunedVision
 from fastdrive_ros.learn.graphs import Difference
 from fastdrive_ros.learn.graphs import ExportError
 from fastdrive_ros.learn.graphs import check_outputs
@@ -43,31 +45,41 @@ def check_vision(
     return check_outputs(path.stem, [({'visual_tokens': tokens.numpy()}, found)], tolerance)
 
 
-def check_pruner(pruner: ReconPruner, path: Path, tolerance: float) -> Difference:
-    """Random tokens; K of one, a few and all; all cameras and all but one."""
+def check_pruner(
+    pruner: ReconPruner, path: Path, tolerance: float, early: EarlyPrunedVision | None = None
+) -> Difference:
+    """Random tokens, ``early`` with some dropped; K of one, a few and all; a camera absent."""
     session = cpu_session(path)
 
     def pairs() -> Iterator[tuple[dict, dict]]:
-        for seed, (present, kept) in enumerate(_selections(pruner)):
+        for seed, (present, kept) in enumerate(_selections(pruner, early)):
             tokens = _random_tokens(pruner.num_tokens, pruner.config.hidden_size, seed)
+            encoded = some_encoded(early, seed) if early else None
             inputs = {
                 'visual_tokens': tokens, 'camera_present': present,
                 'num_kept_tokens': torch.tensor(kept),
+                **({} if encoded is None else {'token_present': encoded}),
             }
-            yield _expected_selection(pruner, tokens, present, kept, run_onnx(session, inputs))
+            found = run_onnx(session, inputs)
+            yield _expected_selection(pruner, tokens, present, kept, found, encoded)
 
     return check_outputs(path.stem, pairs(), tolerance)
 
 
 def check_perception(
-    images: torch.Tensor, tokens: torch.Tensor, pruner: ReconPruner, path: Path, tolerance: float
+    images: torch.Tensor, tokens: torch.Tensor, pruner: ReconPruner, path: Path, tolerance: float,
+    early: EarlyPrunedVision | None = None, encoded: torch.Tensor | None = None,
 ) -> Difference:
-    """Pictures and what torch makes of them, with a camera absent where there are several."""
-    present, kept = list(_selections(pruner))[-1]
+    """
+    Pictures and what torch makes of them, with a camera absent where there are several.
+
+    ``encoded`` bool [N] says which tokens ``early`` left.
+    """
+    present, kept = list(_selections(pruner, early))[-1]
     found = run_onnx(cpu_session(path), {
         'images': images, 'camera_present': present, 'num_kept_tokens': torch.tensor(kept)})
     return check_outputs(
-        path.stem, [_expected_selection(pruner, tokens, present, kept, found)], tolerance)
+        path.stem, [_expected_selection(pruner, tokens, present, kept, found, encoded)], tolerance)
 
 
 def check_planner(
@@ -118,10 +130,12 @@ def _expected_selection(
     present: torch.Tensor,
     kept: int,
     found: dict[str, np.ndarray],
+    encoded: torch.Tensor | None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return (expected, found) of a selection; the choice itself must agree exactly."""
     with torch.inference_mode(), in_float32(pruner):
-        scores = pruner.scores(tokens[None], present[None])[0]
+        scores = pruner.scores(
+            tokens[None], present[None], None if encoded is None else encoded[None])[0]
         indices = select_tokens(torch.from_numpy(found['scores']), torch.tensor(kept))
     if not np.array_equal(indices.numpy(), found['kept_indices']):
         raise ExportError(
@@ -133,10 +147,12 @@ def _expected_selection(
     return {'scores': scores.numpy(), 'kept_tokens': expected_tokens}, found
 
 
-def _selections(pruner: ReconPruner) -> Iterator[tuple[torch.Tensor, int]]:
+def _selections(
+    pruner: ReconPruner, early: EarlyPrunedVision | None
+) -> Iterator[tuple[torch.Tensor, int]]:
     """Yield (camera_present, K): extremes and the middle, and one camera absent."""
-    total = pruner.num_tokens
-    cameras = total // pruner.tokens_per_camera
+    cameras = pruner.num_tokens // pruner.tokens_per_camera
+    total = early.tokens_per_camera * cameras if early else pruner.num_tokens
     everyone = torch.ones(cameras, dtype=torch.bool)
     for kept in dict.fromkeys((1, max(1, total // 4), total, max(1, total // 2))):
         yield everyone, kept

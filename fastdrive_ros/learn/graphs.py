@@ -118,10 +118,10 @@ def join_perception(vision: Path, pruner: Path, path: Path) -> None:
         )
         for file in (vision, pruner)
     )
+    # visual_tokens, and token_present after early pruning.
+    handed_on = [(value.name, value.name) for value in first.graph.output]
     # Not merge_models: its checker looks for the data files in the working directory.
-    graph = compose.merge_graphs(
-        first.graph, second.graph, [('visual_tokens', 'visual_tokens')], name=path.stem
-    )
+    graph = compose.merge_graphs(first.graph, second.graph, handed_on, name=path.stem)
     onnx.save(
         onnx.helper.make_model(
             graph, opset_imports=first.opset_import, ir_version=first.ir_version

@@ -111,16 +111,23 @@ class ReconPruner(nn.Module):
         self.layer.to(dtype)
         return self
 
-    def scores(self, visual_tokens: torch.Tensor, camera_present: torch.Tensor) -> torch.Tensor:
+    def scores(
+        self,
+        visual_tokens: torch.Tensor,
+        camera_present: torch.Tensor,
+        token_present: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """
-        Score every token: float [B, N, D], bool [B, V] -> float32 [B, N].
+        Score every token: float [B, N, D], bool [B, V], perhaps bool [B, N] -> float32 [B, N].
 
-        Tokens of absent cameras get -inf and are hidden from the attention, so that what stands
-        in them has no influence on any other score.
+        Tokens of absent cameras, and those that early pruning dropped, get -inf and are hidden
+        from the attention, so that what stands in them has no influence on any other score.
         """
         batch = visual_tokens.shape[0]
         visual_tokens = visual_tokens.to(self.compute_dtype)
         present = camera_present.repeat_interleave(self.tokens_per_camera, dim=1)   # (B, N)
+        if token_present is not None:
+            present = present & token_present
         seen = torch.cat([torch.ones_like(present[:, :1]), present], dim=1)
         mask = torch.zeros(seen.shape, dtype=visual_tokens.dtype, device=seen.device)
         # An explicit mask: without one the layer is causal and the query would see only itself.
@@ -141,9 +148,18 @@ class ReconPruner(nn.Module):
         visual_tokens: torch.Tensor,
         camera_present: torch.Tensor,
         num_kept_tokens: torch.Tensor,
+        token_present: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Map [N, D], bool [V], int64 K to kept_tokens [K, D], kept_indices [K], scores [N]."""
-        scores = self.scores(visual_tokens[None], camera_present[None]).squeeze(0)
+        """
+        Map [N, D], bool [V], int64 K to kept_tokens [K, D], kept_indices [K], scores [N].
+
+        ``token_present`` bool [N] is what an early-pruned encoder says it kept. K is at most what
+        is there; asked for more, absent tokens would come along.
+        """
+        scores = self.scores(
+            visual_tokens[None], camera_present[None],
+            None if token_present is None else token_present[None],
+        ).squeeze(0)
         kept_indices = select_tokens(scores, num_kept_tokens)
         return visual_tokens.index_select(0, kept_indices), kept_indices, scores
 

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from fastdrive_ros.learn.checkpoint import DrivingModel
+from fastdrive_ros.learn.early_pruning import EarlyVisionAttention
 from fastdrive_ros.learn.graphs import ExportError
 from fastdrive_ros.learn.vision import FixedGridVision
 from fastdrive_ros.learn.waypoint_head import WaypointPlanner
@@ -134,6 +135,16 @@ class PlannerOutput(nn.Module):
         return self.head.residuals(self.norm(hidden)[None], ego_history[None])[0]
 
 
+def vision_attention(model: DrivingModel, inputs: dict[str, torch.Tensor]) -> RivalGraph:
+    """Return the encoder's graph, whole or early-pruned; ``inputs`` has ``images``."""
+    module: nn.Module = VisionAttention(model.vision)
+    outputs: tuple[str, ...] = ('visual_tokens', 'attention', 'features')
+    if model.early:
+        module = EarlyVisionAttention(model.early, max(model.vision.full_attention))
+        outputs += ('token_present',)
+    return RivalGraph('vision_attention', module, inputs, outputs, {})
+
+
 def layer_name(index: int) -> str:
     """Return the graph's name of a language layer."""
     return f'planner_layer_{index:02d}'
@@ -153,8 +164,7 @@ def rival_graphs(model: DrivingModel, example: dict[str, torch.Tensor]) -> list[
         'hidden': hidden[-planner.head.config.num_waypoints:], 'ego_history': plan['ego_history'],
     }
     return [
-        RivalGraph('vision_attention', VisionAttention(model.vision),
-                   {'images': example['images']}, ('visual_tokens', 'attention', 'features'), {}),
+        vision_attention(model, {'images': example['images']}),
         RivalGraph('planner_embed', embed, plan, ('hidden', 'slots'),
                    {'kept_tokens': {0: 'K'}, 'kept_indices': {0: 'K'}, **free_rows}),
         *(RivalGraph(layer_name(index), PlannerLayer(planner, index), rows,

@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -40,12 +41,27 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
-class _Windows:
+class Windows:
     """``count`` attention windows of ``length`` patches each, from patch ``start`` on."""
 
     start: int
     count: int
     length: int
+
+    @property
+    def end(self) -> int:
+        """The patch behind the last one."""
+        return self.start + self.count * self.length
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The patches that a block sees of each picture: their windows, and where each one stands."""
+
+    windows: tuple[Windows, ...]
+    cos: torch.Tensor
+    """Rotary factors [P, 1, C / heads]; [V, P, 1, C / heads] where pictures differ."""
+    sin: torch.Tensor
 
 
 class FixedGridVision(nn.Module):
@@ -114,6 +130,11 @@ class FixedGridVision(nn.Module):
         self.register_buffer('cos', in_window_order(cos)[:, None], persistent=False)
         self.register_buffer('sin', in_window_order(sin)[:, None], persistent=False)
 
+    @property
+    def layout(self) -> Layout:
+        """Every patch of the grid."""
+        return Layout(self.windows, self.cos, self.sin)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 [V, H, W, 3] to float32 [N, D]: camera-major, then row, then column."""
         return self.encode(images, self.patch_weight, self.patch_bias).float()
@@ -139,23 +160,27 @@ class FixedGridVision(nn.Module):
             hidden = hidden.to(self.compute_dtype)
         return hidden.index_select(1, self.patch_order)
 
-    def block(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
+    def block(
+        self, index: int, hidden: torch.Tensor, layout: Layout | None = None
+    ) -> torch.Tensor:
         """Run one block on [V, P, C]."""
-        return self.block_and_attention(index, hidden)[0]
+        return self.block_and_attention(index, hidden, layout)[0]
 
     def block_and_attention(
-        self, index: int, hidden: torch.Tensor
+        self, index: int, hidden: torch.Tensor, layout: Layout | None = None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """
         Run one block on [V, P, C]; return its output and who attended to whom.
 
         Weights are [V * windows, heads, l, l], rows are queries, for each group of windows of one
-        length l; a full-attention block has one group of one window, l = P.
+        length l; a full-attention block has one group of one window, l = P. ``layout`` says which
+        patches there are, None: all of the grid.
         """
         block = self.blocks[index]
-        one_window = (_Windows(0, 1, hidden.shape[1]),)
-        windows = one_window if index in self.full_attention else self.windows
-        attended, weights = self._attend(block.attn, block.norm1(hidden), windows)
+        layout = layout or self.layout
+        if index in self.full_attention:
+            layout = replace(layout, windows=(Windows(0, 1, hidden.shape[1]),))
+        attended, weights = self._attend(block.attn, block.norm1(hidden), layout)
         hidden = hidden + attended
         return hidden + block.mlp(block.norm2(hidden)), weights
 
@@ -174,20 +199,19 @@ class FixedGridVision(nn.Module):
         self,
         attention: Qwen2_5_VLVisionAttention,
         hidden: torch.Tensor,
-        windows: Sequence[_Windows],
+        layout: Layout,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Attend within each window: (V, P, C) -> (V, P, C) and each group's weights."""
         heads, channels = attention.num_heads, attention.head_dim
         qkv = attention.qkv(hidden).unflatten(2, (3, heads, channels))
         query, key, value = qkv.unbind(2)                               # (V, P, heads, c) each
         # Scaled before it is rounded: a factor of the graph's type would be rounded itself.
-        query = (self._rotate(query) * attention.scaling).to(hidden.dtype)
-        key = self._rotate(key).to(hidden.dtype)
+        query = (_rotate(query, layout) * attention.scaling).to(hidden.dtype)
+        key = _rotate(key, layout).to(hidden.dtype)
         outputs, groups = [], []
-        for group in windows:
-            end = group.start + group.count * group.length
+        for group in layout.windows:
             q, k, v = (
-                part[:, group.start:end]
+                part[:, group.start:group.end]
                 .reshape(-1, group.length, heads, channels)
                 .transpose(1, 2)                                        # (V * count, heads, l, c)
                 for part in (query, key, value)
@@ -196,11 +220,12 @@ class FixedGridVision(nn.Module):
             weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype)
             groups.append(weights)
             mixed = (weights @ v).transpose(1, 2)
-            outputs.append(mixed.reshape(hidden.shape[0], end - group.start, -1))
+            outputs.append(mixed.reshape(hidden.shape[0], group.end - group.start, -1))
         return attention.proj(torch.cat(outputs, dim=1)), groups
 
-    def _rotate(self, states: torch.Tensor) -> torch.Tensor:
-        return states * self.cos + rotate_half(states) * self.sin
+
+def _rotate(states: torch.Tensor, layout: Layout) -> torch.Tensor:
+    return states * layout.cos + rotate_half(states) * layout.sin
 
 
 class _Gelu(nn.Module):
@@ -210,11 +235,11 @@ class _Gelu(nn.Module):
         return functional.gelu(states.float()).to(states.dtype)
 
 
-def _group_by_length(lengths: Sequence[int]) -> tuple[_Windows, ...]:
+def _group_by_length(lengths: Sequence[int]) -> tuple[Windows, ...]:
     groups, start = [], 0
     for length, members in itertools.groupby(lengths):
         count = len(list(members))
-        groups.append(_Windows(start, count, length))
+        groups.append(Windows(start, count, length))
         start += count * length
     return tuple(groups)
 

@@ -25,11 +25,11 @@ def select(pruner: TokenPruner, sight: Sight, num_kept: int, camera_floor: float
     if camera_floor <= 0.0 or len(ranked) > num_kept:
         return np.sort(ranked)
     cameras = np.flatnonzero(sight.present)
-    owed = min(math.floor(camera_floor * num_kept / len(cameras)), sight.tokens_per_camera)
+    owed = math.floor(camera_floor * num_kept / len(cameras))
     floors = []
     for camera in cameras if owed else ():
         alone = dataclasses.replace(sight, present=np.arange(len(sight.present)) == camera)
-        floors.append(pruner.rank(alone, owed))
+        floors.append(pruner.rank(alone, min(owed, int(alone.present_tokens.sum()))))
     kept = np.concatenate([np.empty(0, np.int64), *floors])
     rest = ranked[~np.isin(ranked, kept)]
     return np.sort(np.concatenate([kept, rest[:num_kept - len(kept)]]))

@@ -26,8 +26,9 @@ class Prune2Drive:
         cameras = np.flatnonzero(sight.present)
         rounds = -(-num_kept // len(cameras))
         chosen = np.empty((rounds, len(cameras)), dtype=np.int64)
-        for column, camera in enumerate(cameras):
-            first = camera * sight.tokens_per_camera
-            tokens = sight.tokens[first:first + sight.tokens_per_camera]
-            chosen[:, column] = first + farthest_points(cosine_distances(tokens), rounds)
+        present = np.flatnonzero(sight.present_tokens)
+        # Early pruning leaves every camera as many.
+        for column, tokens in enumerate(np.split(present, len(cameras))):
+            distances = cosine_distances(sight.tokens[tokens])
+            chosen[:, column] = tokens[farthest_points(distances, rounds)]
         return chosen.ravel()[:num_kept]

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from fastdrive_ros.core.pruning import num_kept
+
 
 @dataclass(frozen=True)
 class Sight:
@@ -27,6 +29,8 @@ class Sight:
     features: np.ndarray | None = None
     """float32 (N, C): encoder states before the merger, mean over a token's patches."""
     stamp_ns: int = 0
+    encoded: np.ndarray | None = None
+    """bool (N,): tokens that an early-pruned encoder did not drop; None: it drops none."""
 
     @property
     def tokens_per_camera(self) -> int:
@@ -35,8 +39,18 @@ class Sight:
 
     @property
     def present_tokens(self) -> np.ndarray:
-        """Which tokens are those of present cameras, bool (N,)."""
-        return np.repeat(self.present, self.tokens_per_camera)
+        """Which tokens are there: of present cameras and not dropped early, bool (N,)."""
+        of_cameras = np.repeat(self.present, self.tokens_per_camera)
+        return of_cameras if self.encoded is None else of_cameras & self.encoded
+
+    def budget(self, keep_ratio: float) -> int:
+        """Return K for this frame (core.pruning.num_kept)."""
+        return num_kept(keep_ratio, self.num_tokens, int(self.present_tokens.sum()))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the present cameras, also those dropped early: what a keep ratio is of."""
+        return int(self.present.sum()) * self.tokens_per_camera
 
 
 class TokenPruner(Protocol):
@@ -46,7 +60,7 @@ class TokenPruner(Protocol):
     """Of {'scores', 'plan_scores', 'attention', 'features'}: what of a Sight must be there."""
 
     def rank(self, sight: Sight, num_kept: int) -> np.ndarray:
-        """Return int64 (num_kept,): distinct tokens of present cameras, best first."""
+        """Return int64 (num_kept,): distinct ones of ``present_tokens``, best first."""
 
 
 def best_first(scores: np.ndarray, among: np.ndarray, count: int) -> np.ndarray:

@@ -33,6 +33,7 @@ from rclpy.qos import QoSProfile
 
 from fastdrive_ros.assemble import Assembly
 from fastdrive_ros.assemble import build_pipeline
+from fastdrive_ros.assemble import early_pruning_note
 from fastdrive_ros.assemble import ego_config
 from fastdrive_ros.assemble import pipeline_settings
 from fastdrive_ros.config import ConfigError
@@ -288,13 +289,16 @@ class PlannerNode(LifecycleNode):
 
     def _announce(self, assembly: Assembly) -> None:
         bundle, loaded = assembly.bundle, assembly.loaded
+        note = early_pruning_note(bundle, self.settings['keep_ratio'])
         self._diagnostics.loaded({
             'bundle': bundle.name, 'bundle_path': bundle.path, 'trained': bundle.trained,
             'backend': loaded.backend, 'backend_reason': loaded.reason, 'device': loaded.device,
             'precision': bundle.precision, 'pruner': assembly.method,
-            'jpeg_decoder': decoder_name()})
+            'early_pruning': note or 'none', 'jpeg_decoder': decoder_name()})
         self.get_logger().info(f'bundle {bundle.name} ({bundle.path}), pruner {assembly.method}, '
                                f'on {loaded.backend}: {loaded.reason}')
+        if note:
+            self.get_logger().info(note)
         if not bundle.trained:
             self.get_logger().warning('this bundle is untrained: it plans kinematic extrapolation '
                                       'and keeps arbitrary tokens. Not for driving.')

@@ -109,6 +109,12 @@ class Bundle:
         return self.manifest['tokens']['per_camera']
 
     @property
+    def encoded_per_camera(self) -> int:
+        """How many tokens of a camera the encoder leaves; fewer with early pruning."""
+        early = self.manifest.get('early_pruning')
+        return early['tokens_per_camera'] if early else self.tokens_per_camera
+
+    @property
     def num_tokens(self) -> int:
         """N: visual tokens of all cameras."""
         return self.manifest['tokens']['total']
@@ -187,6 +193,7 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
         _require_listed(bundle, manifest['golden']['file'], 'the manifest')
         for graph in manifest['graphs']:
             _check_graph(bundle, graph)
+        _check_early_pruning(bundle)
     except (KeyError, TypeError) as error:
         raise BundleError(
             f'expected whole entries of graphs and files in {path / MANIFEST}, found one where '
@@ -323,6 +330,20 @@ def _check_sections(path: Path, manifest: Mapping[str, Any]) -> None:
             f'expected {per_camera} tokens per camera and {total} in all from the grid and the '
             f'cameras of {path / MANIFEST}, found {tokens["per_camera"]} and {tokens["total"]}. '
             + _mend(path)
+        )
+
+
+def _check_early_pruning(bundle: Bundle) -> None:
+    """Refuse a manifest that says other than its encoder, or an impossible number of tokens."""
+    said = 'early_pruning' in bundle.manifest
+    _, outputs = bundle.graph_specs('vision_encoder')
+    done = any(spec.name == 'token_present' for spec in outputs)
+    if said != done or not 1 <= bundle.encoded_per_camera <= bundle.tokens_per_camera:
+        raise BundleError(
+            f"expected 'early_pruning' with 1 to {bundle.tokens_per_camera} tokens_per_camera in "
+            f'{bundle.path / MANIFEST} exactly where vision_encoder has the output token_present, '
+            f'found {bundle.manifest.get("early_pruning")} and {_words(outputs)}. '
+            + _mend(bundle.path)
         )
 
 

@@ -36,8 +36,11 @@ class Numbers:
 
     @classmethod
     def of(cls, found: np.ndarray, expected: np.ndarray) -> Numbers:
-        """Compare two arrays of one shape."""
-        found, expected = found.astype(np.float64), expected.astype(np.float64)
+        """Compare two arrays of one shape; what is -inf (an absent token) must be so in both."""
+        there = np.isfinite(expected)
+        if not np.array_equal(there, np.isfinite(found)):
+            return cls(np.inf, np.inf, 0.0)
+        found, expected = found[there].astype(np.float64), expected[there].astype(np.float64)
         sizes = max(float(np.linalg.norm(found) * np.linalg.norm(expected)), 1e-24)
         return cls(
             float(np.abs(found - expected).max(initial=0.0)),
@@ -130,10 +133,12 @@ def golden_report(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport
         if graph in engines:
             out = engines[graph].run({'images': images})
             outputs |= _vision_numbers(graph, out, golden)
+    # token_present: what an early-pruned encoder kept.
+    encoded = {name: golden[name] for name in ('visual_tokens', 'token_present') if name in golden}
     for graph, feed, recorded in (
-        ('recon_pruner', {'visual_tokens': golden['visual_tokens']}, ''),
+        ('recon_pruner', encoded, ''),
         ('perception', {'images': images}, ''),
-        ('plan_pruner', {'visual_tokens': golden['visual_tokens']}, PLAN_PREFIX),
+        ('plan_pruner', encoded, PLAN_PREFIX),
     ):
         if graph in engines:
             out = engines[graph].run({**feed, **selection})
@@ -206,7 +211,7 @@ def golden_of_vision(out: Arrays) -> dict[str, np.ndarray]:
 
 
 def _vision_numbers(graph: str, out: Arrays, golden: Arrays) -> dict[str, Numbers]:
-    found = {'visual_tokens': out['visual_tokens']}
+    found = {name: out[name] for name in ('visual_tokens', 'token_present') if name in out}
     if 'attention' in out:
         found |= golden_of_vision(out)
     return {f'{graph}.{name}': Numbers.of(value, golden[name]) for name, value in found.items()}

@@ -9,7 +9,8 @@
     sim          the simulator: six cameras with masks
     model        the paper's efficiency table: encode, prune, prefill, decode against transformers
     text         a text planner's answers: tokens one by one, in blocks, with guesses
-    all          preprocess, node and memory; the others need an extra, or a bundle that writes
+    encoders     vision encoders of several bundles, for example early-pruned ones, side by side
+    all          preprocess, node and memory; the others need an extra or a bundle
 
 Every figure names its protocol: frames, tokens, backend, threads and processor are in the JSON.
 """
@@ -32,6 +33,8 @@ examples:
   fastdrive bench memory --minutes 10
   fastdrive bench model --shape qwen2.5-vl-3b --device cuda
   fastdrive bench text --bundle my_text_bundle --bag my_bag
+  fastdrive bench encoders --bundles whole early --evaluations evaluation evaluation_early \\
+      --picture early.png
 """
 
 
@@ -39,11 +42,13 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb."""
     parser = subparsers.add_parser(
         'bench', help='measure', epilog=_EPILOG,
-        description='Measure preprocessing, the live node, its memory, the simulator, or a '
-        'full-size model. Prints tables and ends with one line of JSON.',
+        description='Measure preprocessing, the live node, its memory, the simulator, a '
+        'full-size model, written answers, or encoders. Prints tables and ends with one line of '
+        'JSON.',
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('what', nargs='?', default='all',
-                        choices=('preprocess', 'node', 'memory', 'sim', 'model', 'text', 'all'))
+                        choices=('preprocess', 'node', 'memory', 'sim', 'model', 'text',
+                                 'encoders', 'all'))
     parser.add_argument('--seconds', type=float, default=44.0,
                         help='length of the node bench (default: %(default)g)')
     parser.add_argument('--minutes', type=float, default=10.0,
@@ -55,6 +60,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--max-sets', type=int, default=60, metavar='N',
                         help='plans of the text bench (default: %(default)s)')
     add_options(parser)
+    parser.add_argument('--bundles', nargs='+', type=Path, metavar='BUNDLE', default=[],
+                        help='encoders: what to compare, with the first one')
+    parser.add_argument('--evaluations', nargs='+', type=Path, metavar='DIR', default=[],
+                        help="encoders: each bundle's folder of `fastdrive evaluate`")
+    parser.add_argument('--picture', type=Path, metavar='PNG',
+                        help='encoders: draw time and quality of early pruning')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,5 +102,14 @@ def run(args: argparse.Namespace) -> int:
 
         results['text'] = bench_text.bench(args.bag or sample_bag(), args.bundle, args.max_sets)
         bench_text.print_report(results['text'])
+    if 'encoders' in wanted:
+        from fastdrive_ros.tools import bench_encoders
+
+        results['encoders'] = bench_encoders.bench(args.bundles, args.evaluations)
+        bench_encoders.print_report(results['encoders'])
+        if args.picture:
+            from fastdrive_ros.tools import early_picture
+
+            early_picture.draw(results['encoders'], args.picture)
     print(json.dumps(results))
     return 0

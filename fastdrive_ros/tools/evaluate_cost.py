@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdrive_ros.core.pruning import num_kept
 from fastdrive_ros.core.types import CameraBatch
 from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.runtime.bundle import Bundle
@@ -80,9 +79,9 @@ def _run(models: Models, row: Row, ledger: list[tuple[Path, tuple[tuple[str, int
     batch = CameraBatch(
         golden_images(len(bundle.cameras), bundle.image_height, bundle.image_width),
         np.ones(len(bundle.cameras), dtype=bool))
-    budget = num_kept(row.keep_ratio, bundle.num_tokens)
     ledger.clear()
     sight = models.encode(row.method, batch, _STAMP_NS)
+    budget = sight.budget(row.keep_ratio)
     kept = models.prune(row.method, sight, budget)
     models.planner(row.planner, row.method).plan(
         kept, _ego(golden_history(bundle.planner['history_steps'])), budget)

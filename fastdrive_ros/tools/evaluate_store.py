@@ -14,6 +14,7 @@ import os
 import zipfile
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
@@ -63,6 +64,24 @@ class EvaluationStore:
         _refuse_differences(path, {**found, PLANNERS: whole[PLANNERS]},
                             {**wanted, PLANNERS: {**found[PLANNERS], **wanted[PLANNERS]}})
         write_whole(path, (json.dumps(whole, indent=1) + '\n').encode())
+
+    @classmethod
+    def opened(cls, root: Path) -> tuple[EvaluationStore, dict[str, Any]]:
+        """Open a folder that is there, for what it is of; also return that (evaluation.json)."""
+        path = root / IDENTITY
+        if not path.is_file():
+            raise DataError(f'{root} is no evaluation (no {IDENTITY} in it): `fastdrive evaluate '
+                            '--out` makes one')
+        identity = _read_identity(path)
+        fixed = {name: value for name, value in identity.items() if name != PLANNERS}
+        return cls(root, fixed, identity[PLANNERS]), identity
+
+    def results(self) -> Iterator[SceneResult]:
+        """Yield every scene that is there, by name."""
+        for path in sorted((self.root / SCENES).glob('*.npz')):
+            result = self.read(path.stem)
+            assert result is not None
+            yield result
 
     def read(self, scene: str) -> SceneResult | None:
         """Return what is there of a scene, if anything; raises DataError for a damaged file."""

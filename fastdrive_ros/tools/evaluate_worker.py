@@ -23,7 +23,6 @@ import numpy as np
 
 from fastdrive_ros import __version__
 from fastdrive_ros.core.preprocess import Preprocessor
-from fastdrive_ros.core.pruning import num_kept
 from fastdrive_ros.core.trajectory import extrapolate
 from fastdrive_ros.core.types import CameraBatch
 from fastdrive_ros.core.types import EgoState
@@ -190,13 +189,12 @@ class _Views:
 def _plan(row: Row, views: _Views, ego: EgoState, planner: Planner, models: Models) -> Plan:
     """Prune and plan as the pipeline does."""
     sight = views.sight(row.method, row.control)
-    num_tokens = int(sight.present_tokens.sum())
-    budget = num_kept(row.keep_ratio, num_tokens)
+    budget = sight.budget(row.keep_ratio)
     kept = models.prune(row.method, sight, budget)
     if row.control == NO_HISTORY:
         ego = dataclasses.replace(ego, history=np.zeros_like(ego.history))
     output = planner.plan(kept, ego, budget)
-    return Plan(output.waypoints[:NUM_STEPS], num_tokens, budget,
+    return Plan(output.waypoints[:NUM_STEPS], sight.num_tokens, budget,
                 kept.indices if output.kept_indices is None else output.kept_indices,
                 shows_the_frame=row.control not in (SHUFFLED, GREY))
 

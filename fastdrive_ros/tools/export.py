@@ -6,6 +6,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # --help needs no torch
+    from fastdrive_ros.learn.early_pruning import EarlyRequest
 
 _DESCRIPTION = """\
 Make a model bundle: ONNX graphs, tokenizer, golden outputs and a manifest.
@@ -83,6 +87,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         'and vispruner look into: attention maps, single language layers',
     )
     parser.add_argument(
+        '--early-pruning', type=_block_and_share, metavar='BLOCK:SHARE',
+        help='drop background windows inside the vision tower after a block (from 0), so that at '
+        "most a share of each camera's tokens goes on, as 1:0.5; needs --early-score",
+    )
+    parser.add_argument(
+        '--early-score', type=Path, metavar='FILE', help='what `fastdrive train early` wrote'
+    )
+    parser.add_argument(
         '--force', action='store_true', help='replace the bundle that is at --out already'
     )
     parser.set_defaults(run=run)
@@ -114,12 +126,38 @@ def run(args: argparse.Namespace) -> int:
             prompt=prompt,
             rivals=args.rivals,
             force=args.force,
+            early=_early_request(args),
         ),
         lambda line: print(line, flush=True),
     )
     size_mb = sum(entry['bytes'] for entry in bundle.manifest['files'].values()) / 1e6
     print(f'{bundle.path}: {bundle.num_tokens} visual tokens of {bundle.hidden_size} channels, '
           f'{size_mb:.1f} MB')
+    if bundle.encoded_per_camera < bundle.tokens_per_camera:
+        print(f'early pruning after block {args.early_pruning[0]}: '
+              f'{bundle.encoded_per_camera} of {bundle.tokens_per_camera} tokens of each camera '
+              'go on')
     if not bundle.trained:
         print('Not trained: ' + bundle.manifest['training'])
     return 0
+
+
+def _block_and_share(text: str) -> tuple[int, float]:
+    block, _, share = text.partition(':')
+    try:
+        return int(block), float(share)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'expected BLOCK:SHARE, for example 1:0.5, found {text!r}') from None
+
+
+def _early_request(args: argparse.Namespace) -> EarlyRequest | None:
+    from fastdrive_ros.learn.early_pruning import EarlyRequest
+    from fastdrive_ros.learn.graphs import ExportError
+
+    if (args.early_pruning is None) != (args.early_score is None):
+        raise ExportError('--early-pruning BLOCK:SHARE and --early-score FILE go together: the '
+                          'file of `fastdrive train early` says which windows are background')
+    if args.early_pruning is None:
+        return None
+    return EarlyRequest(*args.early_pruning, args.early_score.expanduser())

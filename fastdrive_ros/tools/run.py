@@ -19,6 +19,7 @@ import numpy as np
 from fastdrive_ros import __version__
 from fastdrive_ros.assemble import Assembly
 from fastdrive_ros.assemble import build_pipeline
+from fastdrive_ros.assemble import early_pruning_note
 from fastdrive_ros.bags import Bag
 from fastdrive_ros.bags import BagWriter
 from fastdrive_ros.bags import typestore
@@ -98,7 +99,8 @@ def drive_to(folder: Path, bag: Bag, assembly: Assembly, settings: Mapping[str, 
         'bag': str(bag.path),
         'bundle': {'name': bundle.name, 'trained': bundle.trained,
                    'sha256': {graph: bundle.graph_sha256(graph)
-                              for graph in bundle.manifest['graphs']}},
+                              for graph in bundle.manifest['graphs']},
+                   'early_pruning': early_pruning_note(bundle, settings['keep_ratio'])},
         'backend': assembly.loaded.backend,
         'pruner': assembly.method,
         'settings': dict(settings),
@@ -202,6 +204,8 @@ def _print(report: Mapping[str, Any], out: Path) -> None:
     print_latency(f"latency, {bundle['name']} with pruner {report['pruner']} on "
                   f"{report['backend']} (sync is bag time)",
                   summary['latency_ms'])
+    if bundle['early_pruning']:
+        print(f"note: {bundle['early_pruning']}")
     if not bundle['trained']:
         print(f"note: bundle {bundle['name']} is untrained, its plans are kinematic extrapolation")
     print(f'wrote {out}')

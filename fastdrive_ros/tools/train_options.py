@@ -13,16 +13,21 @@ from fastdrive_ros.tools.progress import showing
 
 def add_options(parser: argparse.ArgumentParser, recipe: str) -> None:
     """Add the options of both; ``recipe`` is the default one."""
-    parser.add_argument('--checkpoint', type=Path, required=True, metavar='DIR',
-                        help='Qwen2.5-VL folder to start from; `fastdrive nano` makes a small one')
-    parser.add_argument('--data', type=Path, required=True, metavar='DATASET',
-                        help='of `fastdrive data`, with train and val splits')
+    add_model_options(parser)
     parser.add_argument('--out', type=Path, required=True, metavar='RUN',
                         help='run folder to make, or to go on with')
     parser.add_argument('--recipe', default=recipe, metavar='NAME',
                         help='one of config/train, or a YAML file (default: %(default)s)')
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
                         help='change one setting of the recipe; may be repeated')
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says on which model and data, for `train early`, too."""
+    parser.add_argument('--checkpoint', type=Path, required=True, metavar='DIR',
+                        help='Qwen2.5-VL folder to start from; `fastdrive nano` makes a small one')
+    parser.add_argument('--data', type=Path, required=True, metavar='DATASET',
+                        help='of `fastdrive data`, with train and val splits')
     parser.add_argument('--cameras', nargs='+', metavar='NAME',
                         help="camera names in the model's order (default: the six of nuScenes)")
     parser.add_argument('--height', type=int, default=224,

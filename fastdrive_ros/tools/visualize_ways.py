@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastdrive_ros.core.pruning import num_kept
 from fastdrive_ros.core.trajectory import extrapolate
 from fastdrive_ros.core.types import EGO_FEATURES
 from fastdrive_ros.core.types import EgoState
@@ -47,7 +46,7 @@ def ways_of(frame: Shown, models: Models, methods: Sequence[str],
 
 def _way(frame: Shown, models: Models, ego: EgoState, method: str, ratio: float) -> Way:
     sight = models.encode(method, frame.batch, frame.stamp_ns)
-    budget = num_kept(ratio, int(sight.present_tokens.sum()))
+    budget = sight.budget(ratio)
     kept = models.prune(method, sight, budget)
     # A new planner each time: nothing is remembered from the frame before.
     output = models.planner(models.bundle.path.resolve().name, method).plan(kept, ego, budget)

@@ -1,0 +1,95 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+What early pruning changes in a bundle's graphs, and when an early-pruned encoder equals torch.
+
+Two windows whose scores differ in the last bit may change places, in a black picture all of them.
+So the choice that ONNX Runtime made must be one that torch's scores allow, and the tokens must be
+those that torch makes of the same choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastdrive_ros.learn.early_pruning import EarlyPrunedVision
+from fastdrive_ros.learn.graphs import Difference
+from fastdrive_ros.learn.graphs import ExportError
+from fastdrive_ros.learn.graphs import check_outputs
+from fastdrive_ros.learn.graphs import cpu_session
+from fastdrive_ros.learn.graphs import run_onnx
+
+SCORE_ROUNDING = 1e-4
+"""By how much, times the largest score, a dropped window may be better than a kept one."""
+
+
+def check_early_vision(early: EarlyPrunedVision, path: Path, tolerance: float) -> Difference:
+    """Random pictures, darker ones and a black one."""
+    session = cpu_session(path)
+    vision = early.vision
+    shape = vision.num_images, vision.image_height, vision.image_width, 3
+    noise = torch.randint(0, 256, shape, dtype=torch.uint8,
+                          generator=torch.Generator().manual_seed(1))
+
+    def pairs() -> Iterator[tuple[dict, dict]]:
+        for images in (noise, noise // 4, torch.zeros_like(noise)):
+            found = run_onnx(session, {'images': images})
+            yield expected_vision(early, images, found), found
+
+    return check_outputs(path.stem, pairs(), tolerance)
+
+
+def expected_vision(
+    early: EarlyPrunedVision, images: torch.Tensor, found: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """
+    Return what torch makes of uint8 [V, H, W, 3], for the windows that ``found`` kept.
+
+    Raises ExportError when torch's scores would not have kept these.
+    """
+    with torch.inference_mode():
+        kept = early.windows_of(torch.from_numpy(found['token_present']))
+        _require_allowed(early, _scores(early, images), kept)
+        hidden, _, cut = early.walk(images, kept)
+        return {'visual_tokens': cut.tokens(hidden).numpy(),
+                'token_present': cut.present().numpy()}
+
+
+def some_encoded(early: EarlyPrunedVision, seed: int) -> torch.Tensor:
+    """Return bool [N] as an early-pruned encoder might say it, by chance."""
+    vision = early.vision
+    order = torch.rand(vision.num_images, len(vision.token_rank),
+                       generator=torch.Generator().manual_seed(seed)).argsort(1).argsort(1)
+    return (order < early.tokens_per_camera).flatten()
+
+
+def _scores(early: EarlyPrunedVision, images: torch.Tensor) -> torch.Tensor:
+    vision = early.vision
+    hidden = vision.embed(images, vision.patch_weight, vision.patch_bias)
+    for index in range(early.block + 1):
+        hidden = vision.block(index, hidden)
+    return early.window_scores(hidden)
+
+
+def _require_allowed(
+    early: EarlyPrunedVision, scores: torch.Tensor, kept: torch.Tensor
+) -> None:
+    """Refuse a choice with another number of windows, or where a better one was dropped."""
+    room = SCORE_ROUNDING * max(1e-6, float(scores.abs().max()))
+    first = 0
+    for group, count in zip(early.vision.windows, early.kept_windows, strict=True):
+        mine, mask = (each[:, first:first + group.count] for each in (scores, kept))
+        first += group.count
+        worst_kept = mine.masked_fill(~mask, torch.inf).amin(1)
+        best_dropped = mine.masked_fill(mask, -torch.inf).amax(1)
+        if (mask.sum(1) != count).any() or (best_dropped > worst_kept + room).any():
+            raise ExportError(
+                f'the exported vision_encoder keeps other windows than torch: expected the '
+                f'{count} best of {group.count} of each camera, found {mask.int().tolist()} for '
+                f'scores {mine.tolist()}. Nothing was written.'
+            )
