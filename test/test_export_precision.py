@@ -167,7 +167,7 @@ def test_a_lifted_graph_rounds_nothing(tmp_path: Path, half: int) -> None:
 
 
 def test_an_encoder_that_overflows_fp16_is_refused(tmp_path: Path) -> None:
-    """Qwen2.5-VL's own reaches beyond 65504 in a down projection; bf16 holds that."""
+    """A down projection that reaches beyond 65504, which bf16 holds."""
     checkpoint = write_checkpoint(tmp_path / 'checkpoint')
     weights = load_file(checkpoint / 'model.safetensors')
     weights['visual.blocks.1.mlp.down_proj.weight'] *= 3e5

@@ -21,7 +21,7 @@ example:
   fastdrive export --checkpoint /tmp/nano --out my_bundle
   ros2 launch fastdrive_ros fastdrive.launch.py bundle:=my_bundle
 
-A 3B model wants --precision bf16 (6.5 GB of disk; its vision tower overflows in fp16). Weights
+A 3B model wants --precision bf16 (7.1 GB of disk; fp16 is refused where it overflows). Weights
 are mapped from the checkpoint, so in its own type an export needs little memory. When it is
 killed, the same command goes on after the last finished graph: docs/full_size.md.
 """
