@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def test_builds_once_and_says_what_was_not_verified(
     assert _fastdrive_build(tiny_bundle.path, *_options(tmp_path)) == 0
     out, err = capsys.readouterr()
     assert 'building vision_encoder with tensorrt_rtx (0 s)' in err
+    assert re.search(r'building planner: takes up to 1.1 GB of host memory, [\d.]+ GB are', err)
     assert out.startswith('tiny with tensorrt_rtx for sm86 (fp32)')
     assert out.count(' built ') == 3
     assert str(tmp_path / 'planner_tensorrt_rtx_') in out

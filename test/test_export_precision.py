@@ -29,7 +29,10 @@ from fastdrive_ros.learn.checkpoint import open_parts  # noqa: E402
 from fastdrive_ros.learn.export import export_bundle  # noqa: E402
 from fastdrive_ros.learn.graph_checks import check_pruner  # noqa: E402
 from fastdrive_ros.learn.graphs import ExportError  # noqa: E402
+from fastdrive_ros.learn.graphs import cpu_session  # noqa: E402
 from fastdrive_ros.learn.graphs import export_graph  # noqa: E402
+from fastdrive_ros.learn.graphs import lifted  # noqa: E402
+from fastdrive_ros.learn.graphs import run_onnx  # noqa: E402
 from fastdrive_ros.learn.nano import PRUNER_FILE  # noqa: E402
 from fastdrive_ros.learn.precision import MAX_ROUNDING  # noqa: E402
 from fastdrive_ros.learn.precision import Reach  # noqa: E402
@@ -138,8 +141,33 @@ def test_an_altered_bf16_weight_is_found(tmp_path: Path) -> None:
         check_pruner(pruner, path, 1e-3)
 
 
+@pytest.mark.parametrize('half', [onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16])
+def test_a_lifted_graph_rounds_nothing(tmp_path: Path, half: int) -> None:
+    """Weight, constant and casts in a half type; 1 + 2^-12 would be 1 in either."""
+    def tensor(name: str, value: float) -> onnx.TensorProto:
+        return onnx.helper.make_tensor(name, half, [1], [value])
+
+    def node(kind: str, inputs: list[str], out: str, **attributes: object) -> onnx.NodeProto:
+        return onnx.helper.make_node(kind, inputs, [out], **attributes)
+
+    floats = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [node('Cast', ['x'], 'low', to=half), node('Constant', [], 'three', value=tensor('c', 3)),
+         node('Mul', ['low', 'two'], 'twice'), node('Mul', ['twice', 'three'], 'six'),
+         node('Cast', ['six'], 'y', to=floats)], 'graph',
+        [onnx.helper.make_tensor_value_info('x', floats, [1])],
+        [onnx.helper.make_tensor_value_info('y', floats, [1])], [tensor('two', 2)])
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid('', 18)], ir_version=10)
+    onnx.save(model, tmp_path / 'graph.onnx')
+    x = torch.tensor([1.0 + 2.0**-12])
+    assert run_onnx(cpu_session(tmp_path / 'graph.onnx'), {'x': x})['y'] == 6.0 + 6 * 2.0**-12
+    assert lifted(model)
+    assert not lifted(onnx.ModelProto())
+
+
 def test_an_encoder_that_overflows_fp16_is_refused(tmp_path: Path) -> None:
-    """Qwen2.5-VL's own reaches beyond 65504 in a down projection; bf16 holds that."""
+    """A down projection that reaches beyond 65504, which bf16 holds."""
     checkpoint = write_checkpoint(tmp_path / 'checkpoint')
     weights = load_file(checkpoint / 'model.safetensors')
     weights['visual.blocks.1.mlp.down_proj.weight'] *= 3e5

@@ -7,10 +7,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _EXPORT = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from test_export import request_for
 from test_export_resume import only_first_steps
 from fastdrive_ros.learn.export import export_bundle
@@ -70,12 +73,18 @@ def test_a_killed_export_goes_on_with_what_is_finished(
     before = (partial / 'vision_encoder.onnx').stat().st_mtime_ns
     monkeypatch.setattr(export, 'STEPS', export.STEPS)
     only_first_steps()
+    monkeypatch.setattr(export, 'TOPK_LIMIT', 10)
+    with monkeypatch.context() as full, pytest.raises(ExportError, match='MB of free space'):
+        full.setattr(export.shutil, 'disk_usage', lambda path: SimpleNamespace(free=0))
+        export_bundle(request_for(checkpoint, out), lambda line: None)
     lines: list[str] = []
     bundle = export_bundle(request_for(checkpoint, out), lines.append)
     assert f'going on in {partial}: finished and unaltered are vision_encoder' in lines
     assert not [line for line in lines if line.endswith('export vision_encoder')]
     assert [line for line in lines if line.endswith('export recon_pruner')]
     assert (bundle.path / 'vision_encoder.onnx').stat().st_mtime_ns == before
+    note = 'only ONNX Runtime will run this bundle: TensorRT selects at most 3840 .*--height'
+    assert any(re.search(note, line) for line in lines)
     load_bundle(out)
     assert not (out / WORK_FOLDER).exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ['checkpoint', 'out']

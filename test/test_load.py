@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -208,4 +209,6 @@ def test_a_cached_engine_that_does_not_open_is_built_again(
         load._load_trt(*arguments)  # type: ignore[arg-type]
     load._load_trt(*arguments)  # type: ignore[arg-type]
     assert len(opened) == 3
-    assert [line.partition(' ')[0] for line in lines] == ['building', 'rebuilding', 'building']
+    # A builder on a busy computer says more than once that it is building.
+    words = [word for word, _ in itertools.groupby(line.partition(' ')[0] for line in lines)]
+    assert words == ['building', 'rebuilding', 'building']

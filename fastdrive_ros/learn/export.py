@@ -66,6 +66,10 @@ _BASE_BYTES = 4 << 30
 _SMALL = 10**8
 
 
+class NoRoomError(ExportError):
+    """Too little disk or memory: nothing is wrong with the model, and an export may go on."""
+
+
 @dataclass(frozen=True)
 class ExportRequest:
     """What `fastdrive export` was asked for."""
@@ -128,6 +132,8 @@ def export_bundle(request: ExportRequest, report: Callable[[str], None] = print)
     with only_export(partial):
         try:
             return _export(request, parts, partial, report)
+        except NoRoomError:
+            raise   # what is finished stays
         except ExportError:
             remove(partial)
             raise
@@ -150,7 +156,12 @@ def _export(
     journal.take_up(request.steps, report)
     finished = [step for step in request.steps if journal.facts(step) is not None]
     if finished != request.steps:
-        _require_room(request, parts, finished, report)
+        try:
+            _require_room(request, parts, finished, report)
+        except NoRoomError:
+            if not finished:
+                remove(partial)
+            raise
     if parts.num_tokens > TOPK_LIMIT:
         report('      note  only ONNX Runtime will run this bundle: '
                + topk_mend(parts.num_tokens))
@@ -175,20 +186,20 @@ def _export(
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:
-    """Raise ExportError when the disk of ``folder`` (or its first parent that exists) is full."""
+    """Raise NoRoomError when the disk of ``folder`` (or its first parent that exists) is full."""
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
-        raise ExportError(
+        raise NoRoomError(
             f'expected {needed_bytes / 1e6:.0f} MB of free space in {existing}, found '
             f'{free / 1e6:.0f} MB: make room, or choose another --out'
         )
 
 
 def require_memory(needed_bytes: int, available: int) -> None:
-    """Raise ExportError when the export would not fit into what memory is ``available``."""
+    """Raise NoRoomError when the export would not fit into what memory is ``available``."""
     if available < needed_bytes:
-        raise ExportError(
+        raise NoRoomError(
             f'expected {needed_bytes / 1e9:.1f} GB of free memory, found {available / 1e9:.1f} '
             "GB: end other programs, or export in the checkpoint's own type (--precision bf16), "
             'which needs no copy of its weights'
@@ -199,7 +210,7 @@ def _require_room(
     request: ExportRequest, parts: ModelParts, finished: list[str],
     report: Callable[[str], None],
 ) -> None:
-    """Say what disk and memory the steps that are left need; ExportError when it is not there."""
+    """Say what disk and memory the steps that are left need; NoRoomError where it is missing."""
     sizes = parts.parameters(request.prompt is not None)
     itemsize = DTYPES[request.precision].itemsize
     written = {'vision_encoder': sizes['vision'], 'recon_pruner': sizes['pruner'],

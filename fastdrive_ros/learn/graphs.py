@@ -178,18 +178,17 @@ def lifted(model: onnx.ModelProto) -> bool:
     """
     graph = model.graph
     stored = {tensor.name for tensor in graph.initializer if tensor.data_type in _HALF_TYPES}
-    casts = []
+    has_half = bool(stored)
     for node in graph.node:
         node.input[:] = [f'{name}/lifted' if name in stored else name for name in node.input]
         for attribute in node.attribute:
             if node.op_type == 'Cast' and attribute.name == 'to' and attribute.i in _HALF_TYPES:
-                attribute.i = onnx.TensorProto.FLOAT
-                casts.append(node.name)
+                attribute.i, has_half = onnx.TensorProto.FLOAT, True
             elif attribute.t.data_type in _HALF_TYPES:
                 value = onnx.numpy_helper.to_array(attribute.t).astype(np.float32)
                 attribute.t.CopyFrom(onnx.numpy_helper.from_array(value))
-                casts.append(node.name)
-    if not stored and not casts:
+                has_half = True
+    if not has_half:
         return False
     del graph.value_info[:]
     nodes = [

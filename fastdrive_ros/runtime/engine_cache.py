@@ -32,6 +32,7 @@ from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import file_sha256
 from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.runtime.host_memory import available_bytes
+from fastdrive_ros.runtime.trt_build import build_memory
 from fastdrive_ros.runtime.trt_build import import_tensorrt
 from fastdrive_ros.runtime.trt_build import require_build_memory
 
@@ -233,7 +234,10 @@ def _run_builder(
     target_capability: int | None,
 ) -> None:
     """Build in a process of its own; tell every second that it is alive."""
-    require_build_memory(onnx_path, available_bytes())
+    needed, available = build_memory(onnx_path), available_bytes()
+    on_progress(f'building {key.graph}: takes up to {needed / 1e9:.1f} GB of host memory, '
+                f'{available / 1e9:.1f} GB are available')
+    require_build_memory(onnx_path, available)
     job = {
         'parent_pid': os.getpid(),
         'onnx_path': str(onnx_path),

@@ -28,7 +28,7 @@ example:
   fastdrive export --checkpoint Impromptu-3B --pruner recon_pruner.safetensors --precision bf16 \
       --prompt my_prompt.yaml --height 392 --width 672 --out impromptu
 
-A 3B model wants --precision bf16 (6.5 GB of disk; its vision tower overflows in fp16). Weights
+A 3B model wants --precision bf16 (7.1 GB of disk; fp16 is refused where it overflows). Weights
 are mapped from the checkpoint, so in its own type an export needs little memory. When it is
 killed, the same command goes on after the last finished graph: docs/full_size.md.
 """
