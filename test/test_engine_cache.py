@@ -103,7 +103,7 @@ def test_the_file_name_can_be_read(tiny_bundle: Bundle) -> None:
         {'backend_version': '1.7.2'},
         {'compute_capability': 89},
         {'precision': 'fp16'},
-        {'max_tokens': 49},
+        {'profile': {'kept_tokens': [[1, 16], [24, 16], [49, 16]]}},
     ],
 )
 def test_every_field_makes_another_engine(tiny_bundle: Bundle, change: dict[str, object]) -> None:
@@ -111,7 +111,7 @@ def test_every_field_makes_another_engine(tiny_bundle: Bundle, change: dict[str,
     assert replace(key, **change).sha256 != key.sha256
     assert set(asdict(key)) == {
         'graph', 'onnx_sha256', 'backend', 'backend_version', 'compute_capability', 'precision',
-        'max_tokens',
+        'profile',
     }
 
 
@@ -239,7 +239,7 @@ def test_no_space_left_names_the_cause(tiny_bundle: Bundle) -> None:
             tiny_bundle.graph_path('planner'),
             Path('/dev/full'),
             'tensorrt_rtx',
-            max_tokens=48,
+            profile=tiny_bundle.profile('planner'),
             compute_capability=86,
         )
 

@@ -118,7 +118,7 @@ def test_the_cpu_refuses_bf16_and_the_real_builder_takes_it(
     for graph in GRAPHS:
         engine = tmp_path / f'{graph}.engine'
         build_engine_file(bf16.graph_path(graph), engine, 'tensorrt_rtx',
-                          max_tokens=bf16.num_tokens, compute_capability=86)
+                          profile=bf16.profile(graph), compute_capability=86)
         assert engine.stat().st_size > 10_000
 
 

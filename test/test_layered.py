@@ -174,8 +174,9 @@ def test_what_a_method_is_shown(rival_bundle: Bundle, engines: Engines) -> None:
 
 
 def test_the_graphs_of_a_method(rival_bundle: Bundle) -> None:
-    assert rival_bundle.max_free_size('planner') == 48
-    assert rival_bundle.max_free_size('planner_layer_00') == NUM_ROWS == 61
+    assert rival_bundle.free_sizes('planner') == {'K': (1, 24, 48)}
+    assert rival_bundle.free_sizes('planner_layer_00')['S'] == (1, 30, NUM_ROWS) == (1, 30, 61)
+    assert rival_bundle.profile('planner')['kept_indices'] == [[1], [24], [48]]
     assert planner_graphs('recon', rival_bundle.manifest['graphs']) == ('planner',)
     assert planner_graphs('fastv', ['planner']) == (
         'planner_embed', 'planner_layer_00', 'planner_output')

@@ -39,6 +39,7 @@ from fastdrive_ros.learn.recon_pruner import ReconPrunerConfig  # noqa: E402
 from fastdrive_ros.learn.recon_pruner import save_pruner  # noqa: E402
 from fastdrive_ros.runtime.bundle import Bundle  # noqa: E402
 from fastdrive_ros.runtime.engine import EngineError  # noqa: E402
+from fastdrive_ros.runtime.trt_build import build_engine_file  # noqa: E402
 
 PROMPTS = Path(__file__).resolve().parent.parent / 'config' / 'prompts'
 SIX = ('CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_LEFT', 'CAM_BACK',
@@ -118,6 +119,18 @@ def test_pictures_and_odometry_become_a_written_plan(bundle: Bundle, fused: bool
     # The same pictures and history: a second plan, drafted from the first, is the same plan.
     np.testing.assert_array_equal(results[0].trajectory.waypoints,
                                   results[1].trajectory.waypoints)
+
+
+def test_the_real_builder_takes_the_language_model(bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip('tensorrt_rtx', reason='TensorRT-RTX is not installed')
+    profile = bundle.profile('language_model')
+    rows = bundle.planner['cache']['max_rows']
+    assert [shape[0] for shape in profile['cache']] == [0, rows // 2, rows]
+    assert profile['candidates'][2] == [bundle.planner['vocabulary_size']]
+    engine = tmp_path / 'language_model.engine'
+    build_engine_file(bundle.graph_path('language_model'), engine, 'tensorrt_rtx',
+                      profile=profile, compute_capability=86)
+    assert engine.stat().st_size > 10_000
 
 
 def test_methods_inside_a_waypoint_head_are_refused(bundle: Bundle) -> None:

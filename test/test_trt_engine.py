@@ -42,7 +42,7 @@ def rtx() -> Any:
 
 
 def _build(bundle: Bundle, graph: str, path: Path, **changes: Any) -> None:
-    options = {'max_tokens': 48, 'compute_capability': 86, **changes}
+    options = {'profile': bundle.profile(graph), 'compute_capability': 86, **changes}
     build_engine_file(bundle.graph_path(graph), path, 'tensorrt_rtx', **options)
 
 
@@ -63,7 +63,7 @@ def test_every_graph_for_rival_methods_builds(
     rival_bundle: Bundle, tmp_path: Path, graph: str
 ) -> None:
     path = tmp_path / 'graph.engine'
-    _build(rival_bundle, graph, path, max_tokens=rival_bundle.max_free_size(graph))
+    _build(rival_bundle, graph, path)
     assert path.stat().st_size > 10_000
 
 
@@ -82,7 +82,7 @@ def test_a_damaged_onnx_says_so(tmp_path: Path) -> None:
             tmp_path / 'planner.onnx',
             tmp_path / 'x.engine',
             'tensorrt_rtx',
-            max_tokens=48,
+            profile={},
             compute_capability=86,
         )
 
@@ -91,8 +91,11 @@ def test_a_damaged_onnx_says_so(tmp_path: Path) -> None:
 def test_more_tokens_than_topk_selects_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
     expected = 'recon_pruner.onnx: TensorRT selects at most 3840 .*has 3841.*smaller --height'
     with pytest.raises(EngineError, match=expected):
-        _build(tiny_bundle, 'recon_pruner', tmp_path / 'x.engine', max_tokens=3841)
-    _build(tiny_bundle, 'planner', tmp_path / 'x.engine', max_tokens=3841)  # selects nothing
+        _build(tiny_bundle, 'recon_pruner', tmp_path / 'x.engine',
+               profile={'num_kept_tokens': [[1], [1920], [3841]]})
+    many = {name: [least, usual, [3841, *most[1:]]]
+            for name, (least, usual, most) in tiny_bundle.profile('planner').items()}
+    _build(tiny_bundle, 'planner', tmp_path / 'x.engine', profile=many)  # selects nothing
 
 
 def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +122,7 @@ def test_an_engine_that_does_not_open_is_an_error(
             path,
             tiny_bundle.graph_specs('planner'),
             backend='tensorrt_rtx',
-            max_tokens=48,
+            largest={'K': 48},
             cuda=StandInCuda(),  # type: ignore[arg-type]
         )
 
@@ -253,7 +256,7 @@ def stand_ins(
             path,
             tiny_bundle.graph_specs(graph),
             backend='tensorrt',
-            max_tokens=48,
+            largest={'K': 48},
             cuda=cuda,  # type: ignore[arg-type]
         )
     yield engines, cuda
@@ -303,8 +306,8 @@ def test_too_little_gpu_memory_is_said_before_it_is_taken(
         cuda.free, trt.device_memory_size = free, 3 * 10**7
         expected = what or r'planner needs 0.03 GB of GPU memory for its workspace and buffers'
         with pytest.raises(EngineError, match=expected):
-            TrtEngine(path, tiny_bundle.graph_specs('planner'), backend='tensorrt', max_tokens=48,
-                      cuda=cuda)  # type: ignore[arg-type]
+            TrtEngine(path, tiny_bundle.graph_specs('planner'), backend='tensorrt',
+                      largest={'K': 48}, cuda=cuda)  # type: ignore[arg-type]
     assert not cuda.allocated
 
 

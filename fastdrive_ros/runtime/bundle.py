@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,11 @@ MANIFEST = 'manifest.json'
 PARTIAL_SUFFIX = '.partial'
 WORK_FOLDER = '.export'
 """In an unfinished bundle: what only its export needs; it goes when the bundle is finished."""
+
+K_AS_VALUE = 'num_kept_tokens'
+"""The input whose value, not size, is K."""
+# A block of an answer is a few dozen rows at most; its candidates are digits and their separators.
+_MOST_LOGIT_ROWS, _USUAL_CANDIDATES = 64, 24
 
 # Dotted key -> type of what must be there; everything else in a manifest is for people.
 _REQUIRED = {
@@ -60,6 +66,15 @@ _REQUIRED = {
     'golden.tolerance.kept_overlap': float,
     'files': dict,
 }
+
+
+class FreeSize(NamedTuple):
+    """What a free dimension may be."""
+
+    least: int
+    usual: int
+    """What an engine is tuned for."""
+    most: int
 
 
 class BundleError(EngineError):
@@ -153,11 +168,42 @@ class Bundle:
         section = self._graph(graph)
         return _specs(section['inputs']), _specs(section['outputs'])
 
-    def max_free_size(self, graph: str) -> int:
-        """Return what a graph's free dimensions grow to: N tokens, or all of the model's rows."""
+    def free_sizes(self, graph: str) -> dict[str, FreeSize]:
+        """
+        Return what each free dimension of a graph may be.
+
+        K kept tokens; S rows of a sequence; of a text planner P cached rows, R rows whose logits
+        are wanted and C candidates (planners/language.py).
+        """
         inputs, outputs = self.graph_specs(graph)
-        has_rows = any('S' in spec.shape for spec in (*inputs, *outputs))
-        return self.planner['num_rows'] if has_rows else self.num_tokens
+        names = {dim for spec in (*inputs, *outputs) for dim in spec.shape if isinstance(dim, str)}
+        rows = self.planner['num_rows'] if names & {'S', 'P'} else 0
+        known = {
+            'K': FreeSize(1, max(1, self.num_tokens // 2), self.num_tokens),
+            'S': FreeSize(1, max(1, rows // 2), rows),
+            'P': FreeSize(0, rows // 2, rows),
+            'R': FreeSize(1, 1, _MOST_LOGIT_ROWS),
+            'C': FreeSize(1, _USUAL_CANDIDATES, self.planner.get('vocabulary_size', 1)),
+        }
+        return {name: known[name] for name in sorted(names | {'K'})}
+
+    def profile(self, graph: str) -> dict[str, list[list[int]]]:
+        """
+        Return each input's least, usual and largest shape, of those with free dimensions.
+
+        num_kept_tokens has values in the place of sizes: TensorRT takes K as a shape.
+        """
+        sizes = self.free_sizes(graph)
+        profile = {}
+        for spec in self.graph_specs(graph)[0]:
+            shapes = [[sizes[d][i] if isinstance(d, str) else d for d in spec.shape]
+                      for i in range(3)]
+            if spec.name == K_AS_VALUE:
+                shapes = [[size] for size in sizes['K']]
+            elif not any(isinstance(dim, str) for dim in spec.shape):
+                continue
+            profile[spec.name] = shapes
+        return profile
 
     def graph_sha256(self, graph: str) -> str:
         """Return one sha256 over a graph's ONNX file and the data files that it references."""

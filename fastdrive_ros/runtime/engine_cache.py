@@ -54,8 +54,8 @@ class EngineKey:
     compute_capability: int
     """Major * 10 + minor of the GPU, for example 86."""
     precision: str
-    max_tokens: int
-    """The optimization profile: K (in graphs of single layers S) runs from 1 to this."""
+    profile: Mapping[str, list[list[int]]]
+    """The optimization profile (Bundle.profile): which shapes it is built for."""
 
     @property
     def sha256(self) -> str:
@@ -91,7 +91,7 @@ def bundle_key(bundle: Bundle, graph: str, backend: str, compute_capability: int
         backend_version=import_tensorrt(backend).__version__,
         compute_capability=compute_capability,
         precision=bundle.precision,
-        max_tokens=bundle.max_free_size(graph),
+        profile=bundle.profile(graph),
     )
 
 
@@ -243,7 +243,7 @@ def _run_builder(
         'onnx_path': str(onnx_path),
         'engine_path': str(temporary),
         'backend': key.backend,
-        'max_tokens': key.max_tokens,
+        'profile': key.profile,
         'compute_capability': target_capability,
     }
     builder = subprocess.Popen(

@@ -196,7 +196,7 @@ def _load_trt(
             path,
             bundle.graph_specs(graph),
             backend=backend,
-            max_tokens=bundle.max_free_size(graph),
+            largest={name: size.most for name, size in bundle.free_sizes(graph).items()},
             cuda=cuda,
         )
 

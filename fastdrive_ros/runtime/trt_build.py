@@ -20,9 +20,11 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastdrive_ros.runtime.bundle import K_AS_VALUE
 from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.runtime.onnx_file import external_data_files
 from fastdrive_ros.runtime.trt_limits import TOPK_LIMIT
@@ -60,13 +62,14 @@ def build_engine_file(
     engine_path: Path,
     backend: str,
     *,
-    max_tokens: int,
+    profile: Mapping[str, list[list[int]]],
     compute_capability: int | None = None,
 ) -> None:
     """
     Build the engine of ``onnx_path`` and write it to ``engine_path``.
 
-    ``max_tokens`` is the largest K (or S). ``compute_capability`` (86, ...) names the target GPU,
+    ``profile`` has least, usual and largest shape of each input that has free dimensions (or, of
+    num_kept_tokens, its value). ``compute_capability`` (86, ...) names the target GPU,
     which only TensorRT-RTX can build for without having it; None means this machine's GPU.
     """
     trt = import_tensorrt(backend)
@@ -77,16 +80,17 @@ def build_engine_file(
     if not parser.parse_from_file(str(onnx_path)):
         errors = '; '.join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise EngineError(f'{backend} {trt.__version__} cannot parse {onnx_path}: {errors}')
-    if max_tokens > TOPK_LIMIT and any(
+    most_kept = profile[K_AS_VALUE][2][0] if K_AS_VALUE in profile else 0
+    if most_kept > TOPK_LIMIT and any(
         network.get_layer(index).type == trt.LayerType.TOPK for index in range(network.num_layers)
     ):
-        raise EngineError(f'{backend} cannot build {onnx_path}: {topk_mend(max_tokens)}')
+        raise EngineError(f'{backend} cannot build {onnx_path}: {topk_mend(most_kept)}')
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
     # 10-bit mantissas would miss the golden outputs, and what a graph in bf16 keeps in fp32 (the
     # pruner's scores, the waypoint head) it keeps so for its digits.
     config.clear_flag(trt.BuilderFlag.TF32)
-    config.add_optimization_profile(_profile(builder, network, max_tokens))
+    config.add_optimization_profile(_profile(builder, network, profile))
     if compute_capability is not None:
         _target(trt, config, compute_capability)
     plan = builder.build_serialized_network(network, config)
@@ -131,20 +135,15 @@ def make_logger(trt: Any) -> Any:
     return ErrorLog()
 
 
-def _profile(builder: Any, network: Any, max_tokens: int) -> Any:
-    """Return the profile in which K, as a size or as a value, runs from 1 to ``max_tokens``."""
-    low, middle, high = 1, max(1, max_tokens // 2), max_tokens
+def _profile(builder: Any, network: Any, shapes: Mapping[str, list[list[int]]]) -> Any:
+    """Return the optimization profile of all inputs that are not of one shape only."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        shape = tuple(tensor.shape)
         if tensor.is_shape_tensor:
-            profile.set_shape_input(tensor.name, [low], [middle], [high])
-        elif -1 in shape:
-            profile.set_shape(
-                tensor.name,
-                *(tuple(k if size == -1 else size for size in shape) for k in (low, middle, high)),
-            )
+            profile.set_shape_input(tensor.name, *shapes[tensor.name])
+        elif -1 in tuple(tensor.shape):
+            profile.set_shape(tensor.name, *map(tuple, shapes[tensor.name]))
     return profile
 
 

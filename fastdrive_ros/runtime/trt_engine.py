@@ -40,10 +40,14 @@ class TrtEngine:
         specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
         *,
         backend: str,
-        max_tokens: int,
+        largest: Mapping[str, int],
         cuda: Cuda,
     ) -> None:
-        """Deserialize the engine; ``specs`` are (inputs, outputs) as the bundle declares them."""
+        """
+        Deserialize the engine; ``specs`` are (inputs, outputs) as the bundle declares them.
+
+        ``largest`` is what each free dimension grows to, for the buffers.
+        """
         trt = import_tensorrt(backend)
         self.path = path
         self.input_specs, self.output_specs = specs
@@ -72,7 +76,7 @@ class TrtEngine:
             if self._engine.get_tensor_location(spec.name) == trt.TensorLocation.HOST
         }
         sizes = {
-            spec.name: self._max_bytes(spec, max_tokens)
+            spec.name: self._max_bytes(spec, largest)
             for spec in (*self.input_specs, *self.output_specs)
             if spec.name not in self._on_host
         }
@@ -162,8 +166,8 @@ class TrtEngine:
         self._context.set_tensor_address(name, int(self._buffers[name]))
         return np.empty(shape, self._dtypes[name])
 
-    def _max_bytes(self, spec: TensorSpec, max_tokens: int) -> int:
-        sizes = (max_tokens if isinstance(dim, str) else dim for dim in spec.shape)
+    def _max_bytes(self, spec: TensorSpec, largest: Mapping[str, int]) -> int:
+        sizes = (largest[dim] if isinstance(dim, str) else dim for dim in spec.shape)
         return math.prod(sizes) * self._dtypes[spec.name].itemsize
 
     def _check_tensors(self, path: Path) -> None:
