@@ -40,8 +40,10 @@ from fastdrive_ros.learn.recon_pruner import save_pruner  # noqa: E402
 from fastdrive_ros.runtime.bundle import Bundle  # noqa: E402
 from fastdrive_ros.runtime.engine import EngineError  # noqa: E402
 from fastdrive_ros.runtime.trt_build import build_engine_file  # noqa: E402
+from fastdrive_ros.tools import bench_text  # noqa: E402
 
-PROMPTS = Path(__file__).resolve().parent.parent / 'config' / 'prompts'
+REPOSITORY = Path(__file__).resolve().parent.parent
+PROMPTS = REPOSITORY / 'config' / 'prompts'
 SIX = ('CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_LEFT', 'CAM_BACK',
        'CAM_BACK_RIGHT')
 T0_NS = 1_700_000_000_000_000_000
@@ -131,6 +133,29 @@ def test_the_real_builder_takes_the_language_model(bundle: Bundle, tmp_path: Pat
     build_engine_file(bundle.graph_path('language_model'), engine, 'tensorrt_rtx',
                       profile=profile, compute_capability=86)
     assert engine.stat().st_size > 10_000
+
+
+def test_the_bench_writes_every_plan_in_every_way(
+        bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    result = bench_text.bench(REPOSITORY / 'bags' / 'sim_intersection_10hz', str(bundle.path), 3)
+    ways = result['ways']
+    assert result['plans'] == 3
+    singly = ways[bench_text.SINGLY]
+    for name, way in ways.items():
+        if name != bench_text.PLAIN:                  # a random model does not write our form
+            assert way['same_plans'] == 3, name
+            assert way['passes'] <= singly['passes'], name
+    assert ways[bench_text.BLOCKS]['passes'] < singly['passes']
+    assert ways['blocks, 8 guessed']['tokens_read'] >= ways[bench_text.BLOCKS]['tokens_read']
+    bench_text.print_report(result)
+    out = capsys.readouterr().out
+    assert 'tiny-text: 3 plans, N = 18, keep 0.5, fp32, onnxruntime on CPU' in out
+    assert '3 of 3' in out
+
+
+def test_the_bench_wants_a_planner_that_writes() -> None:
+    with pytest.raises(EngineError, match="found head 'waypoint_queries' in .*--prompt"):
+        bench_text.bench(REPOSITORY / 'bags' / 'sim_intersection_10hz', '', 3)
 
 
 def test_methods_inside_a_waypoint_head_are_refused(bundle: Bundle) -> None:
