@@ -65,11 +65,15 @@ class Perception:
                  timer: StageTimer) -> KeptTokens:
         """Encode and prune one set, each under its stage's name; the joined graph is 'encode'."""
         if JOINED in self._engines:
+            engine = self._engines[JOINED]
+            # On a device the kept tokens stay there, for the planner.
+            memory = engine.memory('kept_tokens')
             with timer('encode'):
-                out = self._engines[JOINED].run({
+                out = engine.run({
                     'images': batch.images,                                 # (V, H, W, 3)
                     'camera_present': batch.present,                        # (V,)
-                    'num_kept_tokens': np.asarray(num_kept, np.int64)})
+                    'num_kept_tokens': np.asarray(num_kept, np.int64),
+                }, into=None if memory is None else {'kept_tokens': memory[:num_kept]})
             return KeptTokens(out['kept_tokens'], out['kept_indices'], out['scores'], self.method,
                               len(out['scores']))
         with timer('encode'):

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ pytest.importorskip('tokenizers')
 pytest.importorskip('transformers')
 
 from make_inputs import make_set  # noqa: E402
+from test_trt_engine import StandInCuda  # noqa: E402
+from test_trt_engine import StandInTensorRT  # noqa: E402
 from tiny_text import HIDDEN_SIZE  # noqa: E402
 from tiny_text import encode  # noqa: E402
 from tiny_text import qwen_tokenizer  # noqa: E402
@@ -26,7 +29,9 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from fastdrive_ros.assemble import build_pipeline  # noqa: E402
 from fastdrive_ros.config import check_settings  # noqa: E402
+from fastdrive_ros.core.latency import StageTimer  # noqa: E402
 from fastdrive_ros.core.trajectory import GateLimits  # noqa: E402
+from fastdrive_ros.core.types import CameraBatch  # noqa: E402
 from fastdrive_ros.core.types import EgoState  # noqa: E402
 from fastdrive_ros.learn.export import ExportRequest  # noqa: E402
 from fastdrive_ros.learn.export import export_bundle  # noqa: E402
@@ -37,8 +42,13 @@ from fastdrive_ros.learn.prompt_file import shown_cameras  # noqa: E402
 from fastdrive_ros.learn.recon_pruner import ReconPruner  # noqa: E402
 from fastdrive_ros.learn.recon_pruner import ReconPrunerConfig  # noqa: E402
 from fastdrive_ros.learn.recon_pruner import save_pruner  # noqa: E402
+from fastdrive_ros.perception import Perception  # noqa: E402
+from fastdrive_ros.planners.text import text_planner  # noqa: E402
+from fastdrive_ros.runtime import trt_engine  # noqa: E402
 from fastdrive_ros.runtime.bundle import Bundle  # noqa: E402
+from fastdrive_ros.runtime.engine import DeviceArray  # noqa: E402
 from fastdrive_ros.runtime.engine import EngineError  # noqa: E402
+from fastdrive_ros.runtime.onnx_engine import OnnxEngine  # noqa: E402
 from fastdrive_ros.runtime.trt_build import build_engine_file  # noqa: E402
 from fastdrive_ros.tools import bench_text  # noqa: E402
 
@@ -156,6 +166,36 @@ def test_the_bench_writes_every_plan_in_every_way(
 def test_the_bench_wants_a_planner_that_writes() -> None:
     with pytest.raises(EngineError, match="found head 'waypoint_queries' in .*--prompt"):
         bench_text.bench(REPOSITORY / 'bags' / 'sim_intersection_10hz', '', 3)
+
+
+def test_on_a_device_cache_and_kept_tokens_stay_there(
+        bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, device = StandInCuda(), {}
+    monkeypatch.setattr(trt_engine, 'make_logger', lambda trt: SimpleNamespace(errors=[]))
+    for graph in ('perception', 'language_model'):
+        trt = StandInTensorRT(bundle.graph_path(graph), 'int64')
+        monkeypatch.setattr(trt_engine, 'import_tensorrt', lambda backend, trt=trt: trt)
+        path = tmp_path / f'{graph}_tensorrt.engine'
+        path.write_bytes(b'an engine')
+        device[graph] = trt_engine.TrtEngine(
+            path, bundle.graph_specs(graph), backend='tensorrt', cuda=cuda,
+            largest={name: size.most for name, size in bundle.free_sizes(graph).items()})
+    host = {graph: OnnxEngine(bundle.graph_path(graph), bundle.graph_specs(graph), num_threads=1)
+            for graph in device}
+    images = np.random.default_rng(0).integers(0, 256, (1, 84, 168, 3), np.uint8)
+    batch = CameraBatch(images, np.ones(1, bool))
+    planners, texts = {}, {}
+    for name, engines in (('host', host), ('device', device)):
+        planners[name] = text_planner(bundle.manifest, bundle.path, engines['language_model'])
+        kept = Perception(engines, 'recon', 3, 6).perceive(batch, T0_NS, 9, StageTimer())
+        texts[name] = planners[name].plan(kept, ego_at(T0_NS), 9).text
+    assert isinstance(kept.tokens, DeviceArray)
+    assert texts['device'] == texts['host']
+    # Ids and positions of a few hundred rows, once each; the cache (384 bytes a row) not once.
+    assert 0 < cuda.sent_bytes - images.nbytes < 384 * planners['device'].model.num_rows
+    for engine in device.values():
+        engine.close()
+    assert not cuda.allocated
 
 
 def test_methods_inside_a_waypoint_head_are_refused(bundle: Bundle) -> None:

@@ -134,6 +134,7 @@ class StandInCuda:
         self.allocated: dict[int, Any] = {}
         self.stream_open = False
         self.free = 10**9
+        self.sent_bytes = 0
 
     def free_bytes(self) -> int:
         return self.free
@@ -157,7 +158,11 @@ class StandInCuda:
     def upload(self, address: int, array: np.ndarray, stream: int) -> None:
         assert array.flags.c_contiguous
         assert array.nbytes <= len(self.allocated[address])
+        self.sent_bytes += array.nbytes
         ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def copy(self, target: int, source: int, num_bytes: int, stream: int) -> None:
+        ctypes.memmove(target, source, num_bytes)
 
     def download(self, array: np.ndarray, address: int, stream: int) -> None:
         assert array.nbytes <= len(self.allocated[address])
@@ -216,10 +221,11 @@ class StandInTensorRT:
         return []
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        kept = self._shapes['kept_tokens'][0] if 'kept_tokens' in self._shapes else None
+        sizes = {dim: size for given, shape in self._shapes.items()
+                 for dim, size in zip(self._inputs[given].shape, shape) if isinstance(dim, str)}
         if 'num_kept_tokens' in self._addresses:
-            kept = int(self._read('num_kept_tokens', ()))
-        return tuple(kept if isinstance(dim, str) else dim for dim in self._outputs[name].shape)
+            sizes['K'] = int(self._read('num_kept_tokens', ()))
+        return tuple(sizes.get(dim, dim) for dim in self._outputs[name].shape)
 
     def execute_async_v3(self, stream: int) -> bool:
         feeds = {name: self._read(name, self._shapes.get(name, ())) for name in self._inputs}

@@ -144,7 +144,8 @@ class KeptTokens:
     """The visual tokens that survive pruning, in their original order."""
 
     tokens: np.ndarray
-    """float32 (K, D), the encoder's own values (FastDriveVLA eq. 9: V, not V*)."""
+    """float32 (K, D), the encoder's own values (FastDriveVLA eq. 9: V, not V*); in the memory of
+    the device that the next engine runs on, where encoder and pruner are one graph there."""
     indices: np.ndarray
     """int64 (K,), ascending, each in 0..N-1: camera-major, then row, then column."""
     scores: np.ndarray | None = None

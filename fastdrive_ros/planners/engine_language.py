@@ -4,7 +4,8 @@
 A language model as one engine: the graph language_model.onnx with its cache in and out.
 
 The cache is rows first, so what the graph returns for new rows is written right behind what it
-reads, and forgetting rows is a smaller number.
+reads, and forgetting rows is a smaller number. On a device both are its own memory, and so may the
+kept tokens be: what travels are token ids, positions and a handful of logits.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from typing import Any
 import numpy as np
 
 from fastdrive_ros.planners.language import PromptRows
+from fastdrive_ros.runtime.engine import Array
 from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.engine import EngineError
 
 
 class EngineLanguage:
-    """A LanguageModel on an Engine that takes and returns host arrays."""
+    """A LanguageModel on an Engine, of the host or of a device."""
 
     def __init__(self, engine: Engine, cache: Mapping[str, Any]) -> None:
         """``cache`` is the manifest's: layers, kv_heads, head_size, max_rows."""
         self._engine = engine
         self._max_rows: int = cache['max_rows']
         shape = cache['layers'], 2, cache['kv_heads'], cache['head_size']
-        self._cache = np.zeros((self._max_rows, *shape), np.float32)   # (P, layers, k or v, ...)
+        memory = engine.memory('cache')
+        self._cache: Array = (np.zeros((self._max_rows, *shape), np.float32)
+                              if memory is None else memory)        # (P, layers, k or v, heads, d)
         (hidden_size,) = (spec.shape[1] for spec in engine.input_specs
                           if spec.name == 'kept_tokens')
         self._no_tokens = np.zeros((1, hidden_size), np.float32)
@@ -71,7 +75,7 @@ class EngineLanguage:
             'positions': np.ascontiguousarray(positions),           # (3, S)
             'cache': self._cache[:self.num_rows],                   # (P, layers, 2, heads, d)
             'logit_rows': logit_rows,                               # (R,)
-            'candidates': candidates})                              # (C,)
-        self._cache[self.num_rows:end] = out['new_cache']           # (S, layers, 2, heads, d)
+            'candidates': candidates,                               # (C,)
+        }, into={'new_cache': self._cache[self.num_rows:end]})      # (S, layers, 2, heads, d)
         self.num_rows = end
         return out['logits']                                        # (R, C)

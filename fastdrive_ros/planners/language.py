@@ -30,7 +30,7 @@ class PromptRows:
     visual_rows: np.ndarray
     """int64 (S,): which of ``kept_tokens`` a row is, -1 where it is text."""
     kept_tokens: np.ndarray
-    """float32 (K, D); a model on a device may also take them as that device's own tensor."""
+    """float32 (K, D); a model on a device may also take them in that device's own memory."""
     positions: np.ndarray
     """int64 (3, S): time, row, column."""
     next_position: int

@@ -75,6 +75,12 @@ class Cuda:
         self.call('cudaMemcpyAsync', array.ctypes.data, address, array.nbytes, kind, stream)
 
 
+    def copy(self, target: int, source: int, num_bytes: int, stream: Any) -> None:
+        """Queue device to device."""
+        kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self.call('cudaMemcpyAsync', target, source, num_bytes, kind, stream)
+
+
 def _import_cuda() -> Any:
     reasons = []
     for name in _MODULES:

@@ -58,8 +58,12 @@ class OnnxEngine:
         self._session: onnxruntime.InferenceSession | None = session
         self._outputs = [spec.name for spec in self.output_specs]
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once on host arrays; return every output by name."""
+    def memory(self, name: str) -> None:
+        """Return nothing: inputs and outputs are host arrays."""
+
+    def run(self, feeds: Mapping[str, np.ndarray],
+            into: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Run once on host arrays; return every output by name, those of ``into`` copied."""
         if self._session is None:
             raise EngineError(f'{self._name} was closed; load it again before running it.')
         check_feeds(self._name, self.input_specs, feeds)
@@ -67,7 +71,11 @@ class OnnxEngine:
             arrays = self._session.run(self._outputs, dict(feeds))
         except Exception as error:  # onnxruntime's exceptions share no other base class
             raise EngineError(f'{self._name} failed in ONNX Runtime: {error}') from error
-        return dict(zip(self._outputs, arrays, strict=True))
+        outputs = dict(zip(self._outputs, arrays, strict=True))
+        for name, target in (into or {}).items():
+            np.copyto(target, outputs[name])
+            outputs[name] = target
+        return outputs
 
     def close(self) -> None:
         """Free the session."""

@@ -20,11 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from fastdrive_ros.runtime.cuda_memory import Cuda
+from fastdrive_ros.runtime.engine import Array
+from fastdrive_ros.runtime.engine import DeviceArray
 from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.runtime.engine import TensorSpec
 from fastdrive_ros.runtime.feeds import check_feeds
 from fastdrive_ros.runtime.trt_build import import_tensorrt
 from fastdrive_ros.runtime.trt_build import make_logger
+
+# Bytes; TensorRT reads and writes tensors from such addresses on only.
+_ALIGNMENT = 256
 
 
 class TrtEngine:
@@ -88,33 +93,54 @@ class TrtEngine:
                 f'{backend} cannot start {self._name}: '
                 + ('; '.join(self._log.errors[-3:]) or 'too little GPU memory?')
             )
-        self._cuda = cuda
+        self._cuda, self._largest = cuda, largest
         self._stream = cuda.call('cudaStreamCreate')
         self._buffers = {name: cuda.call('cudaMalloc', size) for name, size in sizes.items()}
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once on host arrays; return every output by name."""
+    def memory(self, name: str) -> DeviceArray:
+        """Return an input's or output's own device memory, in its largest shape."""
+        spec = next(s for s in (*self.input_specs, *self.output_specs) if s.name == name)
+        shape = tuple(self._largest[d] if isinstance(d, str) else d for d in spec.shape)
+        return DeviceArray(int(self._buffers[name]), shape, self._dtypes[name])
+
+    def run(self, feeds: Mapping[str, Array],
+            into: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """
+        Run once; return every output by name.
+
+        What is in device memory already is not sent, what goes ``into`` device memory not fetched.
+        """
         if self._context is None:
             raise EngineError(f'{self._name} was closed; load it again before running it.')
         check_feeds(self._name, self.input_specs, feeds)
         sent = {
-            name: np.ascontiguousarray(array, self._dtypes[name]).reshape(array.shape)
+            name: array if isinstance(array, DeviceArray)
+            else np.ascontiguousarray(array, self._dtypes[name]).reshape(array.shape)
             for name, array in feeds.items()
         }  # also keeps the arrays alive until the stream is done
         for name, array in sent.items():
             self._set_input(name, array)
-        outputs = {spec.name: self._place_output(spec.name) for spec in self.output_specs}
+        staying = {name: target for name, target in (into or {}).items()
+                   if isinstance(target, DeviceArray)}
+        outputs = {spec.name: self._place_output(spec.name, staying.get(spec.name))
+                   for spec in self.output_specs}
         if not self._context.execute_async_v3(int(self._stream)):
             raise EngineError(
                 f'{self._name} failed in TensorRT: {"; ".join(self._log.errors[-3:])}'
             )
         for name, array in outputs.items():
-            self._cuda.download(array, self._buffers[name], self._stream)
+            if name not in staying:
+                self._cuda.download(array, self._buffers[name], self._stream)
+            elif array.address != staying[name].address:
+                self._cuda.copy(staying[name].address, array.address, array.nbytes, self._stream)
         self._cuda.call('cudaStreamSynchronize', self._stream)
-        return {
-            spec.name: outputs[spec.name].astype(spec.dtype, copy=False)
-            for spec in self.output_specs
-        }
+        found = {spec.name: outputs[spec.name].astype(spec.dtype, copy=False)
+                 for spec in self.output_specs if spec.name not in staying}
+        for name, target in (into or {}).items():
+            if name in found:
+                np.copyto(target, found[name])
+            found[name] = target
+        return found
 
     def close(self) -> None:
         """Free context, engine and device memory."""
@@ -142,29 +168,44 @@ class TrtEngine:
             return self._engine.device_memory_size_v2
         return self._engine.device_memory_size
 
-    def _set_input(self, name: str, array: np.ndarray) -> None:
+    def _set_input(self, name: str, array: Array) -> None:
         if name in self._on_host:
             address = array.ctypes.data
         else:
-            address = int(self._buffers[name])
+            here = isinstance(array, DeviceArray)
+            address = array.address if here else int(self._buffers[name])
             if not self._context.set_input_shape(name, array.shape):
                 raise EngineError(
                     f'{self._name} was not built for {name} of shape {array.shape}: '
                     + '; '.join(self._log.errors[-1:])
                 )
-            self._cuda.upload(address, array, self._stream)
+            if not here:
+                self._cuda.upload(address, array, self._stream)
         self._context.set_tensor_address(name, address)
 
-    def _place_output(self, name: str) -> np.ndarray:
-        """Give an output its device buffer; return the host array that will receive it."""
+    def _place_output(self, name: str, target: DeviceArray | None) -> Array:
+        """
+        Give an output its memory; return the host array that will receive it, or where it stays.
+
+        That is ``target`` itself where TensorRT can write there.
+        """
         shape = tuple(self._context.get_tensor_shape(name))
         if -1 in shape:
             raise EngineError(
                 f'{self._name} cannot tell the shape of {name} before it runs, found {shape}; '
                 'unset: ' + str(self._context.infer_shapes())
             )
-        self._context.set_tensor_address(name, int(self._buffers[name]))
-        return np.empty(shape, self._dtypes[name])
+        own = int(self._buffers[name])
+        if target is None:
+            self._context.set_tensor_address(name, own)
+            return np.empty(shape, self._dtypes[name])
+        if target.shape != shape or target.dtype != self._dtypes[name]:
+            raise EngineError(f'{self._name} gives {name} of shape {shape} and '
+                              f'{self._dtypes[name]}, its place has {target.shape} and '
+                              f'{target.dtype}')
+        address = own if target.address % _ALIGNMENT else target.address
+        self._context.set_tensor_address(name, address)
+        return DeviceArray(address, shape, target.dtype)
 
     def _max_bytes(self, spec: TensorSpec, largest: Mapping[str, int]) -> int:
         sizes = (largest[dim] if isinstance(dim, str) else dim for dim in spec.shape)
