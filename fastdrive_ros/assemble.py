@@ -26,8 +26,11 @@ from fastdrive_ros.perception import Perception
 from fastdrive_ros.perception import perception_graphs
 from fastdrive_ros.pipeline import Pipeline
 from fastdrive_ros.pipeline import PipelineSettings
+from fastdrive_ros.planners import LANGUAGE
 from fastdrive_ros.planners import make_planner
 from fastdrive_ros.planners import planner_graphs
+from fastdrive_ros.pruners import INSIDE
+from fastdrive_ros.pruners import METHODS
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import BundleError
 from fastdrive_ros.runtime.bundle import load_bundle
@@ -75,6 +78,10 @@ def method_graphs(bundle: Bundle, method: str, fused: bool = False) -> tuple[str
     Raises BundleError naming those that the bundle lacks.
     """
     available = bundle.manifest['graphs']
+    if LANGUAGE in available and method in INSIDE:
+        raise BundleError(f"pruner '{method}' cuts inside the language model of a waypoint head; a "
+                          'text planner takes methods before it: '
+                          f'{", ".join(m for m in METHODS if m not in INSIDE)}')
     before = (JOINED,) if fused else perception_graphs(method)
     graphs = (*before, *planner_graphs(method, available))
     if lacking := [graph for graph in graphs if graph not in available]:

@@ -56,10 +56,17 @@ class TorchEngine:
     def __init__(self, graph: LanguageGraph) -> None:
         self.graph = graph
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def memory(self, name: str) -> None:
+        """Return nothing: this is the host."""
+
+    def run(self, feeds: Mapping[str, np.ndarray],
+            into: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         tensors = [torch.from_numpy(np.array(feeds[name])) for name in INPUTS]
         with torch.inference_mode():
-            return {name: out.numpy() for name, out in zip(OUTPUTS, self.graph(*tensors))}
+            outputs = {name: out.numpy() for name, out in zip(OUTPUTS, self.graph(*tensors))}
+        for name, target in into.items():
+            np.copyto(target, outputs[name])
+        return outputs
 
     def close(self) -> None:
         """Nothing to free."""

@@ -172,14 +172,14 @@ class _FixedPlanner:
 ])
 def test_an_impossible_plan_is_not_published(
         assembly: Assembly, x_m: list[float], reason: str) -> None:
-    pipeline, planner = assembly.pipeline, assembly.pipeline._planner
+    pipeline, planner = assembly.pipeline, assembly.pipeline.planner
     waypoints = np.zeros((6, 3))
     waypoints[:, 0] = x_m
-    pipeline._planner = _FixedPlanner(waypoints)
+    pipeline.planner = _FixedPlanner(waypoints)
     try:
         result = run(assembly)
     finally:
-        pipeline._planner = planner
+        pipeline.planner = planner
     assert result.trajectory is None and result.refusal.reason == reason
 
 

@@ -26,7 +26,6 @@ import numpy as np
 from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.core.types import KeptTokens
 from fastdrive_ros.pruners import INSIDE
-from fastdrive_ros.pruners import METHODS
 from fastdrive_ros.pruners import make_pruner
 from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.engine import EngineError
@@ -80,8 +79,7 @@ def make_planner(manifest: Mapping[str, Any], folder: Path, engines: Mapping[str
     """
     Make the head that a bundle's ``planner`` section names, for a pruning method.
 
-    ``folder`` is the bundle's. Raises EngineError when no head has that name, or the head cannot
-    work with that method.
+    ``folder`` is the bundle's. Raises EngineError when no head has that name.
     """
     from fastdrive_ros.planners.layered import LayeredPlanner
     from fastdrive_ros.planners.text import text_planner
@@ -89,10 +87,6 @@ def make_planner(manifest: Mapping[str, Any], folder: Path, engines: Mapping[str
 
     section = manifest['planner']
     if section['head'] == 'text':
-        if method in INSIDE:
-            raise EngineError(f"pruner '{method}' cuts inside the language model of a waypoint "
-                              'head; a text planner takes methods before it: '
-                              f'{", ".join(m for m in METHODS if m not in INSIDE)}')
         return text_planner(manifest, folder, engines[LANGUAGE])
     if section['head'] != 'waypoint_queries':
         raise EngineError(f"the bundle wants planner head '{section['head']}', this version has "

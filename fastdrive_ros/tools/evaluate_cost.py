@@ -23,6 +23,8 @@ from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import golden_history
 from fastdrive_ros.runtime.bundle import golden_images
+from fastdrive_ros.runtime.engine import Array
+from fastdrive_ros.runtime.engine import DeviceArray
 from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.onnx_cost import graph_macs
 from fastdrive_ros.tools.evaluate_models import Models
@@ -64,13 +66,18 @@ class _CountedEngine:
         self._path = path
         self._ledger = ledger
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def memory(self, name: str) -> DeviceArray | None:
+        """Return the engine's own."""
+        return self._engine.memory(name)
+
+    def run(self, feeds: Mapping[str, Array],
+            into: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Run, and note it."""
         sizes = {dim: size for spec in self.input_specs
-                 for dim, size in zip(spec.shape, np.shape(feeds[spec.name]))
+                 for dim, size in zip(spec.shape, feeds[spec.name].shape)
                  if isinstance(dim, str)}
         self._ledger.append((self._path, tuple(sizes.items())))
-        return self._engine.run(feeds)
+        return self._engine.run(feeds, into)
 
 
 def _run(models: Models, row: Row, ledger: list[tuple[Path, tuple[tuple[str, int], ...]]]) -> None:
