@@ -79,8 +79,8 @@ def method_graphs(bundle: Bundle, method: str, fused: bool = False) -> tuple[str
     """
     available = bundle.manifest['graphs']
     if LANGUAGE in available and method in INSIDE:
-        raise BundleError(f"pruner '{method}' cuts inside the language model of a waypoint head; a "
-                          'text planner takes methods before it: '
+        raise BundleError(f"pruner '{method}' cuts inside the language model of a waypoint head; "
+                          'a text planner takes methods before it: '
                           f'{", ".join(m for m in METHODS if m not in INSIDE)}')
     before = (JOINED,) if fused else perception_graphs(method)
     graphs = (*before, *planner_graphs(method, available))

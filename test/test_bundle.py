@@ -17,11 +17,11 @@ from fastdrive_ros.core.types import EGO_FEATURES
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import BundleError
 from fastdrive_ros.runtime.bundle import file_sha256
-from fastdrive_ros.runtime.bundle import golden_history
-from fastdrive_ros.runtime.bundle import golden_images
 from fastdrive_ros.runtime.bundle import load_bundle
 from fastdrive_ros.runtime.bundle import write_bundle
 from fastdrive_ros.runtime.engine import TensorSpec
+from fastdrive_ros.runtime.golden_inputs import golden_history
+from fastdrive_ros.runtime.golden_inputs import golden_images
 from fastdrive_ros.runtime.onnx_file import external_data_files
 
 

@@ -45,9 +45,9 @@ from fastdrive_ros.learn.waypoint_head import WaypointHead  # noqa: E402
 from fastdrive_ros.learn.waypoint_head import WaypointHeadConfig  # noqa: E402
 from fastdrive_ros.learn.waypoint_head import save_head  # noqa: E402
 from fastdrive_ros.runtime.bundle import Bundle  # noqa: E402
-from fastdrive_ros.runtime.bundle import golden_images  # noqa: E402
 from fastdrive_ros.runtime.bundle import load_bundle  # noqa: E402
 from fastdrive_ros.runtime.engine import layer_graphs  # noqa: E402
+from fastdrive_ros.runtime.golden_inputs import golden_images  # noqa: E402
 from fastdrive_ros.runtime.load import load_engines  # noqa: E402
 from fastdrive_ros.tools.cli import main  # noqa: E402
 

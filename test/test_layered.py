@@ -23,9 +23,9 @@ from fastdrive_ros.pruners import INSIDE
 from fastdrive_ros.pruners.inside import Cut
 from fastdrive_ros.pruners.inside import Layer
 from fastdrive_ros.runtime.bundle import Bundle
-from fastdrive_ros.runtime.bundle import golden_history
 from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.golden_inputs import golden_history
 from fastdrive_ros.runtime.load import load_engines
 
 Engines = Mapping[str, Engine]

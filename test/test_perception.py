@@ -18,8 +18,8 @@ from fastdrive_ros.perception import perception_graphs
 from fastdrive_ros.pruners import INSIDE
 from fastdrive_ros.pruners import METHODS
 from fastdrive_ros.runtime.bundle import Bundle
-from fastdrive_ros.runtime.bundle import golden_images
 from fastdrive_ros.runtime.engine import Engine
+from fastdrive_ros.runtime.golden_inputs import golden_images
 from fastdrive_ros.runtime.load import load_engines
 
 IMAGES = golden_images(6, 28, 56)

@@ -25,13 +25,13 @@ from onnx import numpy_helper
 
 from fastdrive_ros.core.types import EGO_FEATURES
 from fastdrive_ros.runtime.bundle import Bundle
-from fastdrive_ros.runtime.bundle import golden_history
-from fastdrive_ros.runtime.bundle import golden_images
 from fastdrive_ros.runtime.bundle import write_bundle
 from fastdrive_ros.runtime.engine import layer_graphs
 from fastdrive_ros.runtime.golden import PLAN_PREFIX
 from fastdrive_ros.runtime.golden import golden_of_vision
 from fastdrive_ros.runtime.golden import run_layers
+from fastdrive_ros.runtime.golden_inputs import golden_history
+from fastdrive_ros.runtime.golden_inputs import golden_images
 from fastdrive_ros.runtime.onnx_file import onnx_specs
 
 CAMERAS = (

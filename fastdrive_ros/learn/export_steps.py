@@ -57,9 +57,9 @@ from fastdrive_ros.learn.text_export import check_language
 from fastdrive_ros.learn.text_export import frame_agreement
 from fastdrive_ros.learn.text_export import golden_feeds
 from fastdrive_ros.learn.text_export import golden_logits
-from fastdrive_ros.runtime.bundle import golden_history
-from fastdrive_ros.runtime.bundle import golden_images
 from fastdrive_ros.runtime.golden import PLAN_PREFIX
+from fastdrive_ros.runtime.golden_inputs import golden_history
+from fastdrive_ros.runtime.golden_inputs import golden_images
 
 GOLDEN_KEEP_RATIO = 0.5
 _PRUNER_INPUTS = 'visual_tokens', 'camera_present', 'num_kept_tokens'

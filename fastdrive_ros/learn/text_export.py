@@ -34,8 +34,8 @@ from fastdrive_ros.planners.text_answer import AnswerGrammar
 from fastdrive_ros.planners.text_decoding import Writer
 from fastdrive_ros.planners.text_prompt import Encode
 from fastdrive_ros.planners.text_prompt import PromptBuilder
-from fastdrive_ros.runtime.bundle import golden_history
 from fastdrive_ros.runtime.golden import run_language
+from fastdrive_ros.runtime.golden_inputs import golden_history
 
 TRAINED_AGREEMENT = 0.5
 """Of the answer's fixed text, the part that a model trained with it writes by itself, at least."""

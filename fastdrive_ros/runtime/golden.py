@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from fastdrive_ros.runtime.bundle import Bundle
-from fastdrive_ros.runtime.bundle import golden_history
-from fastdrive_ros.runtime.bundle import golden_images
 from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.runtime.engine import layer_graphs
+from fastdrive_ros.runtime.golden_inputs import golden_history
+from fastdrive_ros.runtime.golden_inputs import golden_images
 
 Arrays = Mapping[str, np.ndarray]
 

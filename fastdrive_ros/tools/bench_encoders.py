@@ -26,9 +26,9 @@ from fastdrive_ros.metrics.protocols import FIGURES
 from fastdrive_ros.metrics.protocols import scene_sums
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import BundleError
-from fastdrive_ros.runtime.bundle import golden_images
 from fastdrive_ros.runtime.bundle import load_bundle
 from fastdrive_ros.runtime.engine import Engine
+from fastdrive_ros.runtime.golden_inputs import golden_images
 from fastdrive_ros.runtime.load import load_engines
 from fastdrive_ros.runtime.onnx_cost import graph_macs
 from fastdrive_ros.tools.evaluate_rows import UNPRUNED

@@ -21,11 +21,11 @@ import numpy as np
 from fastdrive_ros.core.types import CameraBatch
 from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.runtime.bundle import Bundle
-from fastdrive_ros.runtime.bundle import golden_history
-from fastdrive_ros.runtime.bundle import golden_images
 from fastdrive_ros.runtime.engine import Array
 from fastdrive_ros.runtime.engine import DeviceArray
 from fastdrive_ros.runtime.engine import Engine
+from fastdrive_ros.runtime.golden_inputs import golden_history
+from fastdrive_ros.runtime.golden_inputs import golden_images
 from fastdrive_ros.runtime.onnx_cost import graph_macs
 from fastdrive_ros.tools.evaluate_models import Models
 from fastdrive_ros.tools.evaluate_rows import Row
