@@ -147,7 +147,7 @@ def test_not_a_number_is_refused(tiny_bundle_copy: Bundle) -> None:
     head.CopyFrom(numpy_helper.from_array(nan, 'head'))
     onnx.save_model(graph, tiny_bundle_copy.graph_path('planner'))
     bundle = _resealed(tiny_bundle_copy, 'planner.onnx')
-    with pytest.raises(EngineError, match='planner.waypoint_residuals nan'):
+    with pytest.raises(EngineError, match='planner.waypoint_residuals inf'):
         load_engines(bundle, backend='onnxruntime')
 
 
