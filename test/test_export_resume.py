@@ -185,7 +185,8 @@ def test_too_little_memory_is_said_before_the_work(
     request = request_for(write_checkpoint(tmp_path / 'checkpoint'), tmp_path / 'out')
     monkeypatch.setattr(export, 'available_bytes', lambda: 10**9)
     monkeypatch.setattr(export.ModelParts, 'parameters',
-                        lambda self: {'vision': 10**9, 'pruner': 10**7, 'llm': 3 * 10**9})
+                        lambda self, text_planner=False: {
+                            'vision': 10**9, 'pruner': 10**7, 'llm': 3 * 10**9})
     monkeypatch.setattr(export.ModelParts, 'stored_dtype', lambda self, part: torch.bfloat16)
     monkeypatch.setattr(export, 'require_space', lambda folder, needed: None)
     lines: list[str] = []

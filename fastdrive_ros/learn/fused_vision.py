@@ -10,13 +10,13 @@ summed up in slices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch.nn import functional
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
 from fastdrive_ros.learn.vision import FixedGridVision
+from fastdrive_ros.learn.vision import Layout
+from fastdrive_ros.learn.vision import rotate
 
 _SLICE = 1024
 """Queries whose attention weights exist at one time."""
@@ -42,35 +42,36 @@ class FusedVision(FixedGridVision):
                 self.per_token(hidden))
 
     def _attend(self, attention: Qwen2_5_VLVisionAttention, hidden: torch.Tensor,
-                windows: Sequence) -> tuple[torch.Tensor, list[torch.Tensor]]:
+                layout: Layout) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Attend within each window: (V, P, C) -> (V, P, C); no weights."""
-        parts = self._heads(attention, hidden)
+        parts = _heads(attention, hidden, layout)
         outputs = []
-        for group in windows:
-            end = group.start + group.count * group.length
+        for group in layout.windows:
             query, key, value = (
-                part[:, group.start:end]
+                part[:, group.start:group.end]
                 .reshape(-1, group.length, *part.shape[2:])
                 .transpose(1, 2)                                        # (V * count, heads, l, c)
                 for part in parts)
             mixed = functional.scaled_dot_product_attention(
                 query, key, value, scale=attention.scaling).transpose(1, 2)
-            outputs.append(mixed.reshape(hidden.shape[0], end - group.start, -1))
+            outputs.append(mixed.reshape(hidden.shape[0], group.end - group.start, -1))
         return attention.proj(torch.cat(outputs, dim=1)), []
 
     def _received(self, attention: Qwen2_5_VLVisionAttention,
                   hidden: torch.Tensor) -> torch.Tensor:
         """Return (V, P): the attention that a patch receives, mean over queries and heads."""
-        query, key, _ = (part.transpose(1, 2) for part in self._heads(attention, hidden))
+        parts = _heads(attention, hidden, self.layout)
+        query, key, _ = (part.transpose(1, 2) for part in parts)
         received = torch.zeros(hidden.shape[:2], device=hidden.device)
         for part in (query * attention.scaling).split(_SLICE, dim=2):
             weights = torch.softmax(part @ key.transpose(2, 3), dim=-1)
             received += weights.float().sum((1, 2))
         return received / (attention.num_heads * hidden.shape[1])
 
-    def _heads(self, attention: Qwen2_5_VLVisionAttention,
-               hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return rotated query and key, and value, (V, P, heads, c) each."""
-        qkv = attention.qkv(hidden).unflatten(2, (3, attention.num_heads, attention.head_dim))
-        query, key, value = qkv.unbind(2)
-        return self._rotate(query), self._rotate(key), value
+
+def _heads(attention: Qwen2_5_VLVisionAttention, hidden: torch.Tensor,
+           layout: Layout) -> tuple[torch.Tensor, ...]:
+    """Return rotated query and key, and value, (V, P, heads, c) each."""
+    qkv = attention.qkv(hidden).unflatten(2, (3, attention.num_heads, attention.head_dim))
+    query, key, value = qkv.unbind(2)
+    return (*(rotate(part, layout).to(part.dtype) for part in (query, key)), value)

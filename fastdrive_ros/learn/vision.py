@@ -206,8 +206,8 @@ class FixedGridVision(nn.Module):
         qkv = attention.qkv(hidden).unflatten(2, (3, heads, channels))
         query, key, value = qkv.unbind(2)                               # (V, P, heads, c) each
         # Scaled before it is rounded: a factor of the graph's type would be rounded itself.
-        query = (_rotate(query, layout) * attention.scaling).to(hidden.dtype)
-        key = _rotate(key, layout).to(hidden.dtype)
+        query = (rotate(query, layout) * attention.scaling).to(hidden.dtype)
+        key = rotate(key, layout).to(hidden.dtype)
         outputs, groups = [], []
         for group in layout.windows:
             q, k, v = (
@@ -224,7 +224,8 @@ class FixedGridVision(nn.Module):
         return attention.proj(torch.cat(outputs, dim=1)), groups
 
 
-def _rotate(states: torch.Tensor, layout: Layout) -> torch.Tensor:
+def rotate(states: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Turn queries or keys [V, P, heads, c] to their places, in the tables' precision."""
     return states * layout.cos + rotate_half(states) * layout.sin
 
 
