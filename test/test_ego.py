@@ -294,7 +294,22 @@ def test_no_way_is_made_up_between_two_drives() -> None:
     buffer = filled(*ended, *(straight(time_s, 0.0) for time_s in (2.9, 3.0)))
     history = buffer.at(at_s(3.0)).history
     assert history[:, 0].tolist() == [0, 0, 0, 0]
-    assert history[:, -1].tolist() == [0, 0, 1, 1]   # 2.5 s from 3.0 s back; 2.0 s is too far
+    assert history[:, -1].tolist() == [0, 0, 0, 1]   # the drive began at 2.9 s
+
+
+def test_a_jump_of_the_position_is_not_the_way_that_the_vehicle_came() -> None:
+    """Localisation finds itself 50 m off: what lies before is forgotten, and counted."""
+    buffer = filled(*map(straight, times(0.0, 3.0)))
+    moved = [replace(straight(time_s), position_m=(10.0 * time_s + 50.0, 0.0, 0.0))
+             for time_s in (3.1, 3.2)]
+    before = len(times(0.0, 3.0))
+    for sample in moved:
+        buffer.push(sample)
+    assert buffer.ignored == {'position_jump': before}
+    assert buffer.resets == 1
+    state = buffer.at(at_s(3.2))
+    assert state.position_m == pytest.approx((82.0, 0.0, 0.0))
+    assert state.history[:, -1].tolist() == [0, 0, 0, 1]
 
 
 def test_another_frame_starts_again() -> None:

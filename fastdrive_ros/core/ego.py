@@ -33,6 +33,8 @@ from fastdrive_ros.core.types import EgoState
 _JUMP_NS = 1_000_000_000
 # A set is planned some time after its stamp; samples this much older than needed are kept.
 _SPARE_S = 2.0
+# No vehicle goes further from one sample to the next.
+_NOISE_M, _FASTEST_MPS = 2.0, 70.0
 _ACCELERATION_SPAN_NS = 500_000_000
 _ACCELERATION_SAMPLES = 25
 
@@ -79,9 +81,9 @@ class EgoBuffer:
     def __init__(self, config: EgoConfig) -> None:
         """Start empty."""
         self.ignored: Counter[str] = Counter()
-        """Samples not kept, by reason: repeated_stamp, stamp_jump."""
+        """Samples not kept, by reason: repeated_stamp, stamp_jump, position_jump."""
         self.resets = 0
-        """How often a clock jump or a change of frame emptied the buffer."""
+        """How often a jump of clock or position, or a change of frame, emptied the buffer."""
         self._config = config
         self._samples: list[OdometrySample] = []
         self._suspect_ns: int | None = None
@@ -102,6 +104,13 @@ class EgoBuffer:
         if i < len(self._samples) and self._samples[i].stamp_ns == sample.stamp_ns:
             self.ignored['repeated_stamp'] += 1
             return
+        if i and i == len(self._samples) and _teleports(self._samples[-1], sample):
+            # A localisation that finds itself elsewhere, or another drive: the way up to there is
+            # none that the vehicle came, and a planner would take it for one.
+            self.ignored['position_jump'] += i
+            self._samples.clear()
+            self.resets += 1
+            i = 0
         self._samples.insert(i, sample)
         self._forget_old()
 
@@ -302,3 +311,9 @@ def _features(then: OdometrySample, origin_m: Vector,
     yaw_rad = yaw_of(multiply(to_base_link, then.orientation_xyzw))
     return (x_m, y_m, math.sin(yaw_rad), math.cos(yaw_rad), then.velocity_x_mps,
             then.yaw_rate_radps, 1.0)
+
+
+def _teleports(before: OdometrySample, after: OdometrySample) -> bool:
+    """Tell whether no vehicle can have come from one sample to the next."""
+    time_s = (after.stamp_ns - before.stamp_ns) / 1e9
+    return math.dist(before.position_m, after.position_m) > _NOISE_M + _FASTEST_MPS * time_s
