@@ -94,6 +94,15 @@ def test_the_table_adds_up_and_nothing_fails(monkeypatch: pytest.MonkeyPatch, tm
         assert words in out
 
 
+def test_nothing_fails_in_the_precision_of_a_gpu(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(SHAPES, 'tiny', TINY)
+    _, result = run(capsys, '--shape', 'tiny', '--dtype', 'bfloat16', '--out', str(tmp_path))
+    assert [row['error'] for row in result['rows']] == [None] * len(result['rows'])
+    assert result['dtype'] == 'bfloat16'
+
+
 def test_a_checkpoint_and_its_pruner(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                      monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_checkpoint(tmp_path / 'mine')

@@ -80,7 +80,7 @@ class InsidePrefill:
         ids = torch.from_numpy(np.maximum(rows.token_ids, 0)).to(self._device)
         visual = torch.from_numpy(rows.visual_rows).to(self._device)
         hidden = torch.nn.functional.embedding(ids, decoder.embedding)
-        hidden[visual >= 0] = rows.kept_tokens
+        hidden[visual >= 0] = rows.kept_tokens.to(hidden.dtype)
         positions = torch.from_numpy(rows.positions).to(self._device)
         self._embeddings = _host(rows.kept_tokens) if self._wants_states else np.empty(
             (len(rows.kept_tokens), 0), np.float32)

@@ -167,7 +167,7 @@ def make_subject(config: Qwen2_5_VLConfig, name: str, checkpoint: Path | None,
     torch.manual_seed(0)
     hf = _language_and_vision(config, checkpoint, place, dtype)
     shape = LanguageShape.from_config(config.text_config, config.tie_word_embeddings)
-    vision = _vision(hf, config, grid).to(place, dtype)
+    vision = _vision(hf, config, grid)
     pruner, trained = _pruner(config, checkpoint, grid)
     with torch.inference_mode():
         decoder = Decoder(shape, text_weights(hf))
@@ -176,8 +176,9 @@ def make_subject(config: Qwen2_5_VLConfig, name: str, checkpoint: Path | None,
     images = torch.randint(0, 256, (grid[0], vision.image_height, vision.image_width, 3),
                            dtype=torch.uint8, device=place)
     candidates = np.arange(100, 100 + NUM_CANDIDATES)
-    return Subject(name, place, dtype, shape, grid, hf, vision, pruner.to(place, dtype).eval(),
-                   trained, TorchLanguageModel(decoder, rows), images, token_ids, positions,
+    pruner = pruner.set_precision(dtype).to(place).eval()
+    return Subject(name, place, dtype, shape, grid, hf, vision, pruner, trained,
+                   TorchLanguageModel(decoder, rows), images, token_ids, positions,
                    slots, candidates)
 
 
