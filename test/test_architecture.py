@@ -27,7 +27,7 @@ MAY_IMPORT = {
     'metrics': ('core',),
     'pruners': ('core',),
     'perception': ('pruners', 'core', 'runtime.engine'),
-    'planners': ('pruners', 'core', 'runtime.engine'),
+    'planners': ('pruners', 'core', 'runtime.engine', 'runtime.host_memory'),
     'pipeline': ('perception', 'planners', 'core', 'runtime.engine'),
     'intake': ('core',),
     'config': ('pruners', 'core'),

@@ -37,11 +37,13 @@ class EngineLanguage:
         self._no_tokens = np.zeros((1, hidden_size), np.float32)
         self.num_rows = 0
         self._next_position = 0
+        self._after_pictures = 0
 
     def prefill(self, prompt: PromptRows, candidates: np.ndarray) -> np.ndarray:
         """Forget everything, read a prompt; float32 (C,): logits of int64 (C,) after it."""
         self.num_rows = 0
         self._next_position = prompt.next_position
+        self._after_pictures = int(np.flatnonzero(prompt.visual_rows >= 0).max(initial=-1)) + 1
         kept = prompt.kept_tokens if len(prompt.kept_tokens) else self._no_tokens
         last = np.array([len(prompt.token_ids) - 1])
         return self._run(prompt.token_ids, prompt.visual_rows, kept, prompt.positions, last,
@@ -58,7 +60,11 @@ class EngineLanguage:
         return logits
 
     def forget(self, num_rows: int) -> None:
-        """Keep only the first ``num_rows`` of the cache."""
+        """Keep only the first ``num_rows`` of the cache; ValueError for less than the pictures."""
+        if not self._after_pictures <= num_rows <= self.num_rows:
+            raise ValueError(
+                f'expected {self._after_pictures} to {self.num_rows} rows to keep, found '
+                f'{num_rows}: before that no row says where the next one stands')
         self._next_position -= self.num_rows - num_rows
         self.num_rows = num_rows
 
@@ -67,7 +73,8 @@ class EngineLanguage:
         end = self.num_rows + len(token_ids)
         if end > self._max_rows:
             raise EngineError(f'expected a prompt and an answer of at most {self._max_rows} rows, '
-                              f'found {end}: export the bundle with a larger --max-rows')
+                              f'found {end}: the history has longer numbers than any vehicle, is '
+                              'the odometry right?')
         out = self._engine.run({
             'token_ids': token_ids,                                 # (S,)
             'visual_rows': visual_rows,                             # (S,)

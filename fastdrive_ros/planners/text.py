@@ -35,9 +35,7 @@ from fastdrive_ros.runtime.engine import EngineError
 
 # Between points closer than this a direction is noise: the vehicle stands and keeps its own.
 _MIN_STEP_M = 0.25
-
-
-# Tokens guessed ahead in one pass: reading these few costs little more than reading one.
+# Tokens guessed ahead in one pass: few passes and little read in vain (docs/text_planner.md).
 NUM_GUESSED = 8
 
 

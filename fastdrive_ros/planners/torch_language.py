@@ -39,6 +39,7 @@ from fastdrive_ros.planners.torch_decoder import Cache
 from fastdrive_ros.planners.torch_decoder import Decoder
 from fastdrive_ros.planners.torch_replay import Replay
 from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.host_memory import available_bytes
 
 PROMPT_BUCKET = 64
 _MOST_CANDIDATE_SETS = 64
@@ -251,15 +252,12 @@ def load_language(checkpoint: Path, max_rows: int, device: str,
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return what may still be allocated: the driver's figure, or /proc/meminfo's MemAvailable."""
+    """Return what may still be allocated, on a GPU by the driver's figure."""
     if device.type == 'cuda':
         # What torch holds in reserve counts as free for torch.
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserve
-    for line in Path('/proc/meminfo').read_text().splitlines():
-        if line.startswith('MemAvailable:'):
-            return int(line.split()[1]) << 10
-    raise EngineError('expected MemAvailable in /proc/meminfo, found none.')
+    return available_bytes()
 
 
 def _weights(checkpoint: Path, device: torch.device,
