@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from fastdrive_ros.config import sync_config
 from fastdrive_ros.core.ego import EgoBuffer
 from fastdrive_ros.core.ego import EgoConfig
 from fastdrive_ros.core.preprocess import Preprocessor
+from fastdrive_ros.core.pruning import num_kept
 from fastdrive_ros.core.sync import FrameSynchronizer
 from fastdrive_ros.perception import JOINED
 from fastdrive_ros.perception import Perception
@@ -101,7 +101,7 @@ def early_pruning_note(bundle: Bundle, keep_ratio: float) -> str:
     left = bundle.encoded_per_camera
     note = (f"early pruning after vision block {early['after_block']} leaves {left} of {whole} "
             'tokens of each camera')
-    if math.floor(keep_ratio * whole) > left:
+    if num_kept(keep_ratio, whole) > left:
         note += (f': keep_ratio {keep_ratio:g} is of all {whole}, so that all {left} are kept '
                  f'({left / whole:.0%})')
     return note
