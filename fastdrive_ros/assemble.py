@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,16 @@ from fastdrive_ros.pipeline import PipelineSettings
 from fastdrive_ros.planners import LANGUAGE
 from fastdrive_ros.planners import make_planner
 from fastdrive_ros.planners import planner_graphs
+from fastdrive_ros.planners.language import LanguageModel
+from fastdrive_ros.planners.language import read_golden
 from fastdrive_ros.pruners import INSIDE
 from fastdrive_ros.pruners import METHODS
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import BundleError
 from fastdrive_ros.runtime.bundle import load_bundle
+from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.golden import language_report
+from fastdrive_ros.runtime.golden import require_passed
 from fastdrive_ros.runtime.load import LoadedEngines
 from fastdrive_ros.runtime.load import load_engines
 
@@ -119,20 +126,36 @@ def build_pipeline(settings: Mapping[str, Any],
     camera_topics(settings, bundle.cameras)  # refuses a camera without a topic
     method = pruning_method(settings, bundle.pruner_method)
     graphs = method_graphs(bundle, method, settings['fuse_perception'])
+    on_torch = settings['text_backend'] == 'torch'
+    if on_torch and LANGUAGE not in graphs:
+        raise BundleError(f"text_backend 'torch' is for planners that write text, {bundle.path} "
+                          f"has head '{bundle.planner['head']}': leave it at 'engine'")
     cache_dir = settings['engine_cache_dir']
     loaded = load_engines(
         bundle,
         backend=settings['backend'],
-        graphs=graphs,
+        graphs=tuple(graph for graph in graphs if not (on_torch and graph == LANGUAGE)),
         num_threads=settings['num_threads'],
         cache_dir=Path(cache_dir).expanduser() if cache_dir else None,
         on_progress=on_progress)
+    language = None
+    if on_torch:
+        try:
+            loaded, language = load_torch_language(bundle, loaded)
+        except Exception:
+            for engine in loaded.engines.values():
+                engine.close()
+            raise
+    planner = make_planner(bundle.manifest, bundle.path, loaded.engines, method, language)
+    if language is not None:
+        kept = num_kept(settings['keep_ratio'], bundle.num_tokens)
+        language.warm_up(*planner.prompt_rows(kept, bundle.planner['history_steps']))
     pipeline = Pipeline(
         Preprocessor(bundle.cameras, bundle.image_height, bundle.image_width,
                      settings['decode_threads']),
         Perception(loaded.engines, method, bundle.grid_height, bundle.grid_width,
                    settings['camera_floor']),
-        make_planner(bundle.manifest, bundle.path, loaded.engines, method),
+        planner,
         loaded.engines,
         bundle.tokens_per_camera,
         bundle.encoded_per_camera,
@@ -140,3 +163,27 @@ def build_pipeline(settings: Mapping[str, Any],
     return Assembly(bundle, loaded, method, pipeline,
                     FrameSynchronizer(bundle.cameras, sync_config(settings)),
                     EgoBuffer(ego_config(settings, bundle)))
+
+
+def load_torch_language(bundle: Bundle,
+                        loaded: LoadedEngines) -> tuple[LoadedEngines, LanguageModel]:
+    """
+    Load a text bundle's language model on torch, and hold it against the golden logits.
+
+    Returns ``loaded`` with what is now to be said of it. Raises EngineError when torch is missing,
+    would sit on another device than the engines, lacks memory, or computes something else.
+    """
+    try:
+        from fastdrive_ros.planners.torch_weights import load_language
+    except ImportError as error:
+        raise EngineError(f"text_backend 'torch' needs torch, found {error}: `pip install torch`, "
+                          "or set text_backend to 'engine'") from error
+    language = load_language(bundle.graph_path(LANGUAGE), bundle.planner,
+                             needs_gpu=loaded.backend != 'onnxruntime')
+    report = language_report(bundle, partial(read_golden, language))
+    require_passed(bundle, report)
+    golden = dataclasses.replace(
+        loaded.golden, outputs={**loaded.golden.outputs, **report.outputs},
+        errors={**loaded.golden.errors, **report.errors})
+    reason = f'{loaded.reason} Language model: {language.words}.'
+    return dataclasses.replace(loaded, golden=golden, reason=reason), language

@@ -82,6 +82,10 @@ PARAMETERS = (
     Parameter('backend', 'auto',
               'What runs the graphs; auto takes the best that works and says why.',
               choices=('auto', 'onnxruntime', 'tensorrt', 'tensorrt_rtx')),
+    Parameter('text_backend', 'engine',
+              'What runs the language model of a text planner: engine, like the other graphs, or '
+              'torch (pip install torch; on a GPU with every pass a recorded CUDA graph).',
+              choices=('engine', 'torch')),
     Parameter('engine_cache_dir', '',
               'Where built engines are kept. Empty: ~/.cache/fastdrive_ros/engines.'),
     Parameter('num_threads', 0,

@@ -43,7 +43,7 @@ from fastdrive_ros.learn.recon_pruner import ReconPruner  # noqa: E402
 from fastdrive_ros.learn.recon_pruner import ReconPrunerConfig  # noqa: E402
 from fastdrive_ros.learn.recon_pruner import save_pruner  # noqa: E402
 from fastdrive_ros.perception import Perception  # noqa: E402
-from fastdrive_ros.planners.text import text_planner  # noqa: E402
+from fastdrive_ros.planners import make_planner  # noqa: E402
 from fastdrive_ros.runtime import trt_engine  # noqa: E402
 from fastdrive_ros.runtime.bundle import Bundle  # noqa: E402
 from fastdrive_ros.runtime.engine import DeviceArray  # noqa: E402
@@ -186,7 +186,7 @@ def test_on_a_device_cache_and_kept_tokens_stay_there(
     batch = CameraBatch(images, np.ones(1, bool))
     planners, texts = {}, {}
     for name, engines in (('host', host), ('device', device)):
-        planners[name] = text_planner(bundle.manifest, bundle.path, engines['language_model'])
+        planners[name] = make_planner(bundle.manifest, bundle.path, engines, 'recon')
         kept = Perception(engines, 'recon', 3, 6).perceive(batch, T0_NS, 9, StageTimer())
         texts[name] = planners[name].plan(kept, ego_at(T0_NS), 9).text
     assert isinstance(kept.tokens, DeviceArray)

@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save_file
 from tiny_checkpoint import Made
 from tiny_checkpoint import load_both
 from tiny_checkpoint import write_checkpoint
@@ -26,8 +24,6 @@ from fastdrive_ros.planners.language_memory import plan_memory
 from fastdrive_ros.planners.language_memory import require_memory
 from fastdrive_ros.planners.torch_decoder import Decoder
 from fastdrive_ros.planners.torch_language import TorchLanguageModel
-from fastdrive_ros.planners.torch_language import free_bytes
-from fastdrive_ros.planners.torch_language import load_language
 from fastdrive_ros.runtime.engine import EngineError
 
 TOLERANCE = 1e-5
@@ -246,7 +242,7 @@ def test_warming_up_leaves_nothing_behind(made: Made, tokens: torch.Tensor,
                                           model: TorchLanguageModel) -> None:
     prompt = rows_of(made, tokens, every(tokens))
     expected = make_model(made).prefill(prompt, ALL)
-    model.warm_up((len(prompt.token_ids), 5), blocks=(1, 4), answer_rows=300)
+    model.warm_up(5, len(prompt.token_ids))
     assert model.num_rows == 0
     with pytest.raises(ValueError, match='expected a prompt before its answer'):
         model.extend(np.array([1]), ALL)
@@ -273,37 +269,6 @@ def test_refusals(made: Made, tokens: torch.Tensor) -> None:
         model.prefill(narrow, ALL)
     with pytest.raises(ValueError, match='call prefill first'):
         model.extend(np.array([1]), ALL)
-
-
-@pytest.mark.parametrize('old_names', [False, True])
-def test_a_checkpoint_folder(made: Made, tokens: torch.Tensor, checkpoint: Path, tmp_path: Path,
-                             old_names: bool) -> None:
-    weights = load_file(checkpoint / 'model.safetensors')
-    if old_names == any('language_model' in name for name in weights):
-        short, long = 'model.', 'model.language_model.'
-        change = (long, short) if old_names else (short, long)
-        weights = {name if name.startswith('model.visual') else name.replace(*change): value
-                   for name, value in weights.items()}
-    save_file(weights, tmp_path / 'model.safetensors', {'format': 'pt'})
-    (tmp_path / 'config.json').write_text((checkpoint / 'config.json').read_text())
-    model = load_language(tmp_path, 200, 'cpu', torch.float32)
-    prompt = rows_of(made, tokens, every(tokens))
-    np.testing.assert_allclose(model.prefill(prompt, ALL), make_model(made).prefill(prompt, ALL),
-                               atol=TOLERANCE)
-    half = load_language(tmp_path, 200, 'cpu', torch.bfloat16).prefill(prompt, ALL)
-    exact = model.prefill(prompt, ALL)
-    assert np.corrcoef(half, exact)[0, 1] > 0.99 and np.abs(half - exact).max() > 1e-3
-
-
-def test_a_checkpoint_that_is_none(tmp_path: Path, checkpoint: Path) -> None:
-    with pytest.raises(EngineError, match='expected a Qwen2.5-VL checkpoint in'):
-        load_language(tmp_path, 100, 'cpu', torch.float32)
-    weights = load_file(checkpoint / 'model.safetensors')
-    broken = {name: value for name, value in weights.items() if 'layers.1.mlp.down' not in name}
-    save_file(broken, tmp_path / 'model.safetensors', {'format': 'pt'})
-    (tmp_path / 'config.json').write_text((checkpoint / 'config.json').read_text())
-    with pytest.raises(EngineError, match=r"expected weight 'layers\.1\.mlp\.down_proj\.weight'"):
-        load_language(tmp_path, 100, 'cpu', torch.float32)
 
 
 def qwen_3b() -> LanguageShape:
@@ -351,12 +316,6 @@ def test_what_the_plan_calls_cache_and_inputs_is_allocated(made: Made) -> None:
     plan = plan_memory(shape, 400, 4, 'cpu')
     assert plan.cache == model._cache.keys.nbytes + model._cache.values.nbytes
     assert plan.activations > model._kept.nbytes + model._hidden.nbytes
-
-
-def test_a_checkpoint_too_large_for_the_host(checkpoint: Path) -> None:
-    rows = free_bytes(torch.device('cpu')) // 256
-    with pytest.raises(EngineError, match=r'free on cpu, found \d+\.\d\d GiB: keep fewer tokens'):
-        load_language(checkpoint, rows, 'cpu', torch.float32)
 
 
 def test_what_the_decoder_does_not_compute_is_refused(made: Made) -> None:

@@ -48,6 +48,7 @@ from fastdrive_ros.learn.weights import LANGUAGE_PREFIXES
 from fastdrive_ros.learn.weights import OUTPUT_PREFIXES
 from fastdrive_ros.learn.weights import VISION_PREFIXES
 from fastdrive_ros.learn.weights import Weights
+from fastdrive_ros.planners.language_memory import LanguageShape
 
 ARCHITECTURE = 'Qwen2_5_VLForConditionalGeneration'
 
@@ -152,6 +153,11 @@ class ModelParts:
         output = Weights(self.folder).load(
             lambda: nn.Linear(size, vocabulary, bias=False), OUTPUT_PREFIXES, dtype)
         return LanguageGraph(language_model, output.weight).eval()
+
+    @property
+    def language_shape(self) -> LanguageShape:
+        """What a text planner on torch must know; EngineError for what graphs do not compute."""
+        return LanguageShape.from_config(self.config.text_config, self.config.tie_word_embeddings)
 
     def _language_model(self, dtype: torch.dtype | None) -> Qwen2_5_VLTextModel:
         config = self.config.text_config

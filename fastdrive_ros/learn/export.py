@@ -299,6 +299,7 @@ def _text_section(
     return {
         **read_prompt_file(request.prompt, request.cameras).section(),
         'ego_features': list(EGO_FEATURES), 'cache': text['cache'],
+        'language': text['language'], 'same_weights': text['same_weights'],
         'num_rows': text['cache']['max_rows'], 'frame_agreement': agreement,
         'vocabulary_size': text['vocabulary_size'],
         'trained': agreement >= TRAINED_AGREEMENT,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 from functools import partial
@@ -57,6 +58,7 @@ from fastdrive_ros.learn.text_export import check_language
 from fastdrive_ros.learn.text_export import frame_agreement
 from fastdrive_ros.learn.text_export import golden_feeds
 from fastdrive_ros.learn.text_export import golden_logits
+from fastdrive_ros.learn.text_export import same_weights
 from fastdrive_ros.runtime.golden import PLAN_PREFIX
 from fastdrive_ros.runtime.golden_inputs import golden_history
 from fastdrive_ros.runtime.golden_inputs import golden_images
@@ -127,7 +129,7 @@ class Facts:
     differences: dict[str, Difference] = field(default_factory=dict)
     roundings: dict[str, Rounding] = field(default_factory=dict)
     text: dict[str, Any] = field(default_factory=dict)
-    """Of a text planner: agreement, vocabulary_size, cache."""
+    """Of a text planner: agreement, vocabulary_size, cache, language, same_weights."""
 
 
 def export_vision(work: Work) -> Facts:
@@ -218,7 +220,8 @@ def export_language(work: Work) -> Facts:
             golden = golden_logits(stored, feeds, kept)
             agreement = frame_agreement(stored, feeds, kept)
     facts.text = {'agreement': agreement, 'vocabulary_size': len(stored.output),
-                  'cache': cache_sizes(work.parts, head, stored)}
+                  'cache': cache_sizes(work.parts, head, stored),
+                  'language': asdict(work.parts.language_shape)}
     work.golden.update({**golden, **{f'language_{name}': v for name, v in feeds.items()}})
     language = work.parts.language(work.dtype)
     if work.precision != 'fp32':
@@ -229,6 +232,7 @@ def export_language(work: Work) -> Facts:
     example = block_example(language, feeds, kept)
     with timed(work.report, f'export {graph}'):
         export_graph(language, example, OUTPUTS, FREE_DIMS, work.path(graph))
+    facts.text['same_weights'] = same_weights(language, work.path(graph))
     facts.differences[graph] = _compared(work, graph, partial(check_language, language, feeds))
     return facts
 

@@ -35,6 +35,7 @@ from fastdrive_ros.planners.text_prompt import Encode
 from fastdrive_ros.planners.text_prompt import PromptBuilder
 from fastdrive_ros.runtime.golden import run_language
 from fastdrive_ros.runtime.golden_inputs import golden_history
+from fastdrive_ros.runtime.onnx_file import OnnxWeights
 
 TRAINED_AGREEMENT = 0.5
 """Of the answer's fixed text, the part that a model trained with it writes by itself, at least."""
@@ -109,6 +110,24 @@ def block_example(
     """Return inputs to trace with: no size is zero or one, which exporters take for fixed."""
     prompt = prompt_inputs(graph, feeds, kept_tokens, np.array([0, 1]))
     return {**prompt, 'cache': prompt['cache'].new_zeros(7, *prompt['cache'].shape[1:])}
+
+
+def same_weights(graph: LanguageGraph, path: Path) -> dict[str, str]:
+    """
+    Return the weights that an exported file lacks, each with the name of an equal one, or ''.
+
+    The exporter keeps equal tensors once, such as norms that were never trained, and drops biases
+    that are all zero ('').
+    """
+    file, weights = OnnxWeights(path), dict(graph.named_parameters())
+    kept = [name for name in weights if name in file]
+
+    def stands_for(name: str) -> str:
+        if not weights[name].any():
+            return ''
+        return next(other for other in kept if torch.equal(weights[name], weights[other]))
+
+    return {name: stands_for(name) for name in weights if name not in file}
 
 
 def golden_logits(

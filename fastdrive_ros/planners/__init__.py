@@ -25,6 +25,7 @@ import numpy as np
 
 from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.core.types import KeptTokens
+from fastdrive_ros.planners.language import LanguageModel
 from fastdrive_ros.pruners import INSIDE
 from fastdrive_ros.pruners import make_pruner
 from fastdrive_ros.runtime.engine import Engine
@@ -75,19 +76,22 @@ def planner_graphs(method: str, available: Iterable[str]) -> tuple[str, ...]:
 
 
 def make_planner(manifest: Mapping[str, Any], folder: Path, engines: Mapping[str, Engine],
-                 method: str) -> Planner:
+                 method: str, language: LanguageModel | None = None) -> Planner:
     """
     Make the head that a bundle's ``planner`` section names, for a pruning method.
 
-    ``folder`` is the bundle's. Raises EngineError when no head has that name.
+    ``folder`` is the bundle's; ``language`` writes in place of the engine of language_model.
+    Raises EngineError when no head has that name.
     """
+    from fastdrive_ros.planners.engine_language import EngineLanguage
     from fastdrive_ros.planners.layered import LayeredPlanner
     from fastdrive_ros.planners.text import text_planner
     from fastdrive_ros.planners.waypoint_queries import WaypointQueryPlanner
 
     section = manifest['planner']
     if section['head'] == 'text':
-        return text_planner(manifest, folder, engines[LANGUAGE])
+        return text_planner(manifest, folder, language or EngineLanguage(
+            engines[LANGUAGE], section['cache']))
     if section['head'] != 'waypoint_queries':
         raise EngineError(f"the bundle wants planner head '{section['head']}', this version has "
                           "'waypoint_queries' and 'text': export the bundle again with one")

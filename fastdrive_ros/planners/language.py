@@ -11,6 +11,7 @@ asked for a handful of candidate tokens: an answer of numbers needs no 150,000 o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,3 +52,16 @@ class LanguageModel(Protocol):
 
     def forget(self, num_rows: int) -> None:
         """Keep only the first ``num_rows`` of the cache."""
+
+
+def read_golden(model: LanguageModel, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """
+    Let a model read what runtime.golden.run_language lets a graph read: a prompt, then a block.
+
+    Returns prompt_logits (C,) and block_logits (n, C).
+    """
+    positions, candidates = feeds['positions'], feeds['candidates']
+    prompt = PromptRows(feeds['token_ids'], feeds['visual_rows'], feeds['kept_tokens'], positions,
+                        int(positions.max()) + 1)
+    return {'prompt_logits': model.prefill(prompt, candidates),
+            'block_logits': model.extend(feeds['block_ids'], candidates)}

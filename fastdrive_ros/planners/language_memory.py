@@ -42,6 +42,8 @@ class LanguageShape:
     rope_theta: float
     norm_eps: float
 
+    # Written into a bundle's manifest with these names (planner.language).
+
     @classmethod
     def from_config(cls, text: Any, tied: bool) -> LanguageShape:
         """

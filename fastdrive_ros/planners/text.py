@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from fastdrive_ros.core.latency import StageTimer
+from fastdrive_ros.core.types import EGO_FEATURES
 from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.core.types import KeptTokens
 from fastdrive_ros.planners import PlannerOutput
-from fastdrive_ros.planners.engine_language import EngineLanguage
 from fastdrive_ros.planners.language import LanguageModel
 from fastdrive_ros.planners.text_answer import AnswerError
 from fastdrive_ros.planners.text_answer import AnswerForm
@@ -30,7 +30,6 @@ from fastdrive_ros.planners.text_draft import LastPlan
 from fastdrive_ros.planners.text_prompt import Encode
 from fastdrive_ros.planners.text_prompt import PromptBuilder
 from fastdrive_ros.planners.text_prompt import TextPrompt
-from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.engine import EngineError
 
 # Between points closer than this a direction is noise: the vehicle stands and keeps its own.
@@ -69,6 +68,17 @@ class TextPlanner:
         rows = self._prompt.rows(kept, ego.history, self.writer.begin.tokens)
         return self.writer.prefill(self.model, rows)
 
+    def prompt_rows(self, num_kept: int, history_steps: int) -> tuple[int, int]:
+        """Return how many rows the shortest and the longest prompt of K tokens have."""
+        kept = KeptTokens(np.zeros((num_kept, 0), np.float32), np.arange(num_kept),
+                          num_tokens=self._prompt.num_tokens)
+        histories = np.zeros((2, history_steps, len(EGO_FEATURES)), np.float32)
+        histories[1] = -888.88                                  # numbers as long as they get
+        histories[1, :, EGO_FEATURES.index('valid')] = 1.0
+        shortest, longest = (len(self._prompt.rows(kept, h, self.writer.begin.tokens).token_ids)
+                             for h in histories)
+        return shortest, longest
+
     def draft(self, ego: EgoState) -> Draft:
         """Return what will probably be written."""
         return Draft(self.grammar, self._last.expected(ego, self.num_waypoints))
@@ -83,9 +93,9 @@ class TextPlanner:
                              text=form.text(answer.numbers))
 
 
-def text_planner(manifest: Mapping[str, Any], folder: Path, engine: Engine) -> TextPlanner:
-    """Make the planner of a bundle in ``folder`` on the engine of language_model.onnx."""
-    language = EngineLanguage(engine, manifest['planner']['cache'])
+def text_planner(manifest: Mapping[str, Any], folder: Path,
+                 language: LanguageModel) -> TextPlanner:
+    """Make the planner of a bundle in ``folder`` on its language model."""
     try:
         return TextPlanner(manifest, language, load_encode(folder / 'tokenizer'))
     except AnswerError as error:

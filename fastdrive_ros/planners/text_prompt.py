@@ -78,8 +78,13 @@ class PromptBuilder:
         self._prompt, self._encode, self._history_dt_s = prompt, encode, history_dt_s
         self._shown = prompt.cameras(cameras)
         self._camera_index = [cameras.index(name) for name in self._shown]
-        self._grid = grid
+        self._grid, self._num_cameras = grid, len(cameras)
         (self._image_token,) = encode('<|image_pad|>')
+
+    @property
+    def num_tokens(self) -> int:
+        """N of all cameras, shown or not."""
+        return self._num_cameras * self._grid[0] * self._grid[1]
 
     def rows(self, kept: KeptTokens, history: np.ndarray, answer_ids: Sequence[int]) -> PromptRows:
         """

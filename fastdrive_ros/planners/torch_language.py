@@ -16,33 +16,28 @@ What was run: everything on the CPU, padded shapes included. What was not: CUDA.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch.nn import functional
 
 from fastdrive_ros.planners.language import PromptRows
 from fastdrive_ros.planners.language_memory import MAX_BLOCK
 from fastdrive_ros.planners.language_memory import ROW_BUCKET
-from fastdrive_ros.planners.language_memory import LanguageShape
 from fastdrive_ros.planners.language_memory import allocated_rows
-from fastdrive_ros.planners.language_memory import plan_memory
-from fastdrive_ros.planners.language_memory import require_memory
 from fastdrive_ros.planners.torch_decoder import Cache
 from fastdrive_ros.planners.torch_decoder import Decoder
 from fastdrive_ros.planners.torch_replay import Replay
+from fastdrive_ros.runtime.engine import DeviceArray
 from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.runtime.host_memory import available_bytes
 
 PROMPT_BUCKET = 64
 _MOST_CANDIDATE_SETS = 64
+# Of what answers bring: fixed text and guesses (planners/text.py).
+_LONGEST_BLOCK = 32
 
 
 class TorchLanguageModel:
@@ -71,11 +66,19 @@ class TorchLanguageModel:
         self._heads: dict[bytes, torch.Tensor] = {}
         self._lose()
 
+    @property
+    def words(self) -> str:
+        """What it runs on, for people."""
+        device = self._block.device
+        place = torch.cuda.get_device_name(device) if device.type == 'cuda' else 'the CPU'
+        return f'torch {torch.__version__} on {place}'
+
     def prefill(self, prompt: PromptRows, candidates: np.ndarray) -> np.ndarray:
         """
         Forget everything, read a prompt; float32 (C,): logits of int64 (C,) after it.
 
-        ``kept_tokens`` may lie on this device already, as a torch tensor of any float type.
+        ``kept_tokens`` may lie on this device already, as a torch tensor of any float type or in
+        the memory of an engine.
         """
         self._lose()
         rows = len(prompt.token_ids)
@@ -90,6 +93,8 @@ class TorchLanguageModel:
                              f'{visual.max()}')
         if isinstance(kept, np.ndarray):
             kept = torch.from_numpy(np.require(kept, np.float32, 'W'))
+        elif isinstance(kept, DeviceArray):
+            kept = torch.as_tensor(InEngine(kept), device=self._block.device)
         is_visual = visual >= 0
         padded = self._padded(rows, PROMPT_BUCKET)
         host = self._host_prompt.numpy()
@@ -134,25 +139,27 @@ class TorchLanguageModel:
         self._prompt_positions = self._prompt_positions[:num_rows + 1]
         self.num_rows = num_rows
 
-    def warm_up(self, prompt_rows: Sequence[int], blocks: Sequence[int] = (1,),
-                answer_rows: int = 0) -> None:
+    def warm_up(self, shortest: int, longest: int) -> None:
         """
-        Run once, and on CUDA record, all passes that prompts and answers of these sizes need.
+        Record all passes that prompts of ``shortest`` to ``longest`` rows and answers need.
 
         Otherwise the first cycle with a new size pays for it (a graph takes about as long to
-        record as three passes). The cache is empty afterwards.
+        record as three passes). The cache is empty afterwards. On the CPU nothing is recorded.
         """
+        if not self._replay.fixed_shapes:
+            return
         width, one = self.decoder.shape.hidden_size, np.zeros(1, np.int64)
-        for rows in prompt_rows:
+        longest = min(longest, self.max_rows)
+        for rows in {*range(shortest, longest, PROMPT_BUCKET), longest}:
             ids = np.zeros(rows, np.int64)
             self.prefill(PromptRows(ids, ids - 1, np.zeros((0, width), np.float32),
                                     np.zeros((3, rows), np.int64), 0), one)
-            ends = {*range(rows, rows + answer_rows, ROW_BUCKET), rows + answer_rows}
-            for end in ends:
-                for block in blocks:
-                    self.num_rows = max(rows, min(end, self.max_rows) - block)
-                    self.extend(np.zeros(min(block, self.max_rows - self.num_rows), np.int64),
-                                one)
+        for rows in {*range(shortest, self.max_rows, ROW_BUCKET), self.max_rows}:
+            block = 1
+            while block <= min(_LONGEST_BLOCK, rows):
+                self.num_rows = rows - block
+                self.extend(np.zeros(block, np.int64), one)
+                block *= 2
         self._lose()
 
     def _lose(self) -> None:
@@ -229,26 +236,14 @@ class TorchLanguageModel:
                               'cache is lost, start again with a prompt.') from error
 
 
-def load_language(checkpoint: Path, max_rows: int, device: str,
-                  dtype: torch.dtype) -> TorchLanguageModel:
-    """
-    Read the text model of a Qwen2.5-VL checkpoint folder, tensor by tensor onto the device.
+class InEngine:
+    """An engine's memory as torch takes it without a copy: the CUDA array interface, version 3."""
 
-    Vision is not read. Raises EngineError before anything is loaded when memory does not suffice,
-    and for a folder without a config or with weights missing.
-    """
-    from transformers import Qwen2_5_VLConfig
-
-    if not (checkpoint / 'config.json').is_file():
-        raise EngineError(f'expected a Qwen2.5-VL checkpoint in {checkpoint}, found no '
-                          'config.json: give the folder that transformers wrote.')
-    config = Qwen2_5_VLConfig.from_pretrained(checkpoint)
-    shape = LanguageShape.from_config(config.text_config, config.tie_word_embeddings)
-    place = torch.device(device)
-    require_memory(plan_memory(shape, max_rows, dtype.itemsize, place.type), free_bytes(place),
-                   device)
-    with torch.inference_mode():
-        return TorchLanguageModel(Decoder(shape, _weights(checkpoint, place, dtype)), max_rows)
+    def __init__(self, array: DeviceArray) -> None:
+        """Describe rows of device memory, one after another."""
+        self.__cuda_array_interface__ = {
+            'shape': array.shape, 'typestr': array.dtype.str, 'data': (array.address, False),
+            'strides': None, 'version': 3}
 
 
 def free_bytes(device: torch.device) -> int:
@@ -258,26 +253,3 @@ def free_bytes(device: torch.device) -> int:
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserve
     return available_bytes()
-
-
-def _weights(checkpoint: Path, device: torch.device,
-             dtype: torch.dtype) -> Callable[[str], torch.Tensor]:
-    index = checkpoint / 'model.safetensors.index.json'
-    if index.is_file():
-        files = json.loads(index.read_text())['weight_map']
-    else:
-        with safe_open(checkpoint / 'model.safetensors', 'pt') as file:
-            files = dict.fromkeys(file.keys(), 'model.safetensors')
-
-    def weight(name: str) -> torch.Tensor:
-        # transformers wrote 'model.' before version 4.52; both are in use.
-        known = [name] if name in files else [
-            prefix + name for prefix in ('model.language_model.', 'model.') if prefix + name in
-            files]
-        if not known:
-            raise EngineError(f'expected weight {name!r} of the text model in {checkpoint}, found '
-                              'none: is the checkpoint whole?')
-        with safe_open(checkpoint / files[known[0]], 'pt', device=str(device)) as file:
-            return file.get_tensor(known[0]).to(dtype)
-
-    return weight

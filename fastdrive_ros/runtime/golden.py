@@ -120,8 +120,7 @@ def golden_report(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport
     Each graph gets recorded inputs, not its neighbour's outputs, so a figure blames one graph;
     only the planner in pieces is checked as a whole. It is also the engines' warm-up.
     """
-    with np.load(bundle.path / bundle.manifest['golden']['file']) as archive:
-        golden = dict(archive)
+    golden = _recorded(bundle)
     outputs: dict[str, Numbers] = {}
     overlap: dict[str, float] = {}
     images = golden_images(len(bundle.cameras), bundle.image_height, bundle.image_width)
@@ -149,6 +148,27 @@ def golden_report(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport
             overlap[graph] = np.isin(golden[recorded + 'kept_indices'],
                                      out['kept_indices']).mean().item()
     outputs |= _planner_numbers(bundle, engines, golden)
+    return _judged(bundle, golden, outputs, overlap)
+
+
+def language_report(bundle: Bundle, read: Callable[[Arrays], Arrays]) -> GoldenReport:
+    """
+    Compare a language model that is no engine: ``read`` gets the recorded prompt and block.
+
+    Its keys and what it must return are those of ``run_language``.
+    """
+    golden = _recorded(bundle)
+    found = read(_language_feeds(bundle, golden)[0])
+    return _judged(bundle, golden, _language_numbers(found, golden), {})
+
+
+def _recorded(bundle: Bundle) -> Arrays:
+    with np.load(bundle.path / bundle.manifest['golden']['file']) as archive:
+        return dict(archive)
+
+
+def _judged(bundle: Bundle, golden: Arrays, outputs: Mapping[str, Numbers],
+            overlap: Mapping[str, float]) -> GoldenReport:
     # Never relative to less than a metre: an untrained planner's residuals are all zero.
     largest = max(1.0, np.abs(golden.get('waypoint_residuals', 0.0)).max().item())
     errors = {
@@ -222,9 +242,9 @@ def _planner_numbers(
 ) -> dict[str, Numbers]:
     numbers = {}
     if 'language_model' in engines:
-        found = run_language(engines['language_model'].run, *_language_feeds(bundle, golden))
-        return {f'language_model.{name}': Numbers.of(value, golden[name])
-                for name, value in found.items()}
+        feeds, cache_shape = _language_feeds(bundle, golden)
+        found = run_language(engines['language_model'].run, feeds, cache_shape)
+        return _language_numbers(found, golden)
     feeds, expected = _planner_feeds(bundle, golden), golden.get('waypoint_residuals')
     if 'planner' in engines:
         residuals = engines['planner'].run(feeds)['waypoint_residuals']
@@ -237,6 +257,11 @@ def _planner_numbers(
         numbers['planner_layers.waypoint_residuals'] = Numbers.of(residuals, expected)
         numbers['planner_layers.attention'] = Numbers.of(attention, golden['layer_attention'])
     return numbers
+
+
+def _language_numbers(found: Arrays, golden: Arrays) -> dict[str, Numbers]:
+    return {f'language_model.{name}': Numbers.of(value, golden[name])
+            for name, value in found.items()}
 
 
 def _language_feeds(bundle: Bundle, golden: Arrays) -> tuple[Arrays, tuple[int, ...]]:

@@ -1,6 +1,6 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What an ONNX file says of itself, read without its weights: its tensors and its data files."""
+"""What an ONNX file says of itself: its tensors, its data files, its weights one by one."""
 
 from __future__ import annotations
 
@@ -23,6 +23,32 @@ def external_data_files(path: Path) -> list[str]:
     """Return the names of the data files that an ONNX file references, sorted."""
     graph = onnx.load(path, load_external_data=False).graph
     return sorted({location for tensor in _tensors(graph) for location in _locations(tensor)})
+
+
+class OnnxWeights:
+    """The initializers of a graph by their names, mapped from its data files."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file without its weights."""
+        self._folder = path.parent
+        graph = onnx.load(path, load_external_data=False).graph
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is an initializer of this name."""
+        return name in self._tensors
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Return one; bf16 is a numpy type of ml_dtypes. KeyError when there is none."""
+        tensor = self._tensors[name]
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            return onnx.numpy_helper.to_array(tensor)
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        # Copy on write: who takes the memory over may want it writable.
+        data = np.memmap(self._folder / place['location'], np.uint8, 'c',
+                         int(place.get('offset', 0)), int(place['length']))
+        return data.view(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(
+            tuple(tensor.dims))
 
 
 def _value_spec(value: onnx.ValueInfoProto) -> TensorSpec:

@@ -1,0 +1,154 @@
+# Copyright 2026 fastdrive_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""text_backend torch: a bundle's language model, run by torch, writes what its graph writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('tokenizers')
+pytest.importorskip('transformers')
+
+from make_inputs import make_set  # noqa: E402
+from test_text_bundle import T0_NS  # noqa: E402
+from test_text_bundle import bundle as bundle  # noqa: E402 - a fixture
+from test_text_bundle import checkpoint as checkpoint  # noqa: E402 - a fixture
+from test_text_bundle import ego_at  # noqa: E402
+from test_text_bundle import settings  # noqa: E402
+
+from fastdrive_ros.assemble import build_pipeline  # noqa: E402
+from fastdrive_ros.core.trajectory import GateLimits  # noqa: E402
+from fastdrive_ros.core.types import EgoState  # noqa: E402
+from fastdrive_ros.core.types import KeptTokens  # noqa: E402
+from fastdrive_ros.planners import torch_language  # noqa: E402
+from fastdrive_ros.planners import torch_weights  # noqa: E402
+from fastdrive_ros.planners.torch_language import InEngine  # noqa: E402
+from fastdrive_ros.planners.torch_weights import load_language  # noqa: E402
+from fastdrive_ros.runtime.bundle import Bundle  # noqa: E402
+from fastdrive_ros.runtime.bundle import BundleError  # noqa: E402
+from fastdrive_ros.runtime.engine import DeviceArray  # noqa: E402
+from fastdrive_ros.runtime.engine import EngineError  # noqa: E402
+
+
+def kept_tokens(bundle: Bundle, ego: EgoState) -> KeptTokens:
+    seed = int(ego.stamp_ns - T0_NS)
+    rng = np.random.default_rng(seed)
+    indices = np.sort(rng.permutation(bundle.num_tokens)[:9])
+    return KeptTokens(rng.standard_normal((9, bundle.hidden_size)).astype(np.float32), indices,
+                      num_tokens=bundle.num_tokens)
+
+
+def test_the_same_plans_are_written(bundle: Bundle) -> None:
+    by_engine = build_pipeline(settings(bundle))
+    by_torch = build_pipeline(settings(bundle, text_backend='torch'))
+    for number in range(12):
+        ego = ego_at(T0_NS + number)
+        texts = {each.pipeline.planner.plan(kept_tokens(bundle, ego), ego, 9).text
+                 for each in (by_engine, by_torch)}
+        assert len(texts) == 1
+    assert 'language_model' not in by_torch.loaded.engines
+    assert f'Language model: torch {torch.__version__} on the CPU' in by_torch.loaded.reason
+    assert by_torch.loaded.golden.errors['language_model.block_logits'] < 1e-5
+
+
+def test_a_set_becomes_a_plan(bundle: Bundle) -> None:
+    built = build_pipeline(settings(bundle, text_backend='torch', fuse_perception=True))
+    built.pipeline.settings = dataclasses.replace(built.pipeline.settings,
+                                                  limits=GateLimits(*[1e9] * 5))
+    result = built.pipeline.run(make_set(bundle.cameras), ego_at, lambda: T0_NS)
+    assert result.refusal is None, result.refusal
+    assert result.trajectory.waypoints.shape == (6, 3)
+    built.pipeline.close()
+
+
+def test_what_cuda_would_record_is_what_the_prompts_need(
+        bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_language.Replay, '__init__', padded_replay)
+    built = build_pipeline(settings(bundle, text_backend='torch', keep_ratio=0.5))
+    replay = built.pipeline.planner.model._replay
+    known = set(replay.seen)
+    assert known
+    for number in range(12):
+        ego = ego_at(T0_NS + number)
+        built.pipeline.planner.plan(kept_tokens(bundle, ego), ego, 9)
+    assert set(replay.seen) == known, 'a cycle would have had to record a graph'
+
+
+def padded_replay(self: torch_language.Replay, device: torch.device) -> None:
+    """On the CPU, with CUDA's few shapes; remembers which passes were asked for."""
+    self.fixed_shapes, self._stream, self.seen = True, None, []
+
+    def run(key: object, work: object) -> None:
+        self.seen.append(key)
+        work()
+
+    type(self).__call__ = lambda self, key, work: run(key, work)
+
+
+def test_a_bundle_of_before_says_so(bundle: Bundle) -> None:
+    graph = bundle.graph_path('language_model')
+    section = {key: value for key, value in bundle.planner.items() if key != 'language'}
+    with pytest.raises(EngineError, match='expected the shape of the language model .* found '
+                       "none: export the bundle again, or set text_backend to 'engine'"):
+        load_language(graph, section, needs_gpu=False)
+
+
+def test_another_arithmetic_is_not_driven_with(bundle: Bundle, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle.path, tmp_path / 'copy')
+    manifest = json.loads((copy / 'manifest.json').read_text())
+    manifest['planner']['language']['rope_theta'] = 1.5
+    (copy / 'manifest.json').write_text(json.dumps(manifest))
+    with pytest.raises(EngineError, match='do not reproduce the golden outputs .*block_logits'):
+        build_pipeline(settings(dataclasses.replace(bundle, path=copy), text_backend='torch'))
+
+
+def test_weights_that_torch_cannot_take(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = bundle.graph_path('language_model')
+    whole = torch_weights.OnnxWeights
+
+    class Fewer(whole):
+        def __contains__(self, name: str) -> bool:
+            return 'layers.1.mlp' not in name and super().__contains__(name)
+
+    class Whole(whole):
+        def __getitem__(self, name: str) -> np.ndarray:
+            return super().__getitem__(name).astype(np.int8)
+
+    for kind, message in ((Fewer, r"expected a weight 'layers\.1\.mlp\.gate_proj\.weight'"),
+                          (Whole, r"expected weight 'norm\.weight' .* found int8")):
+        monkeypatch.setattr(torch_weights, 'OnnxWeights', kind)
+        with pytest.raises(EngineError, match=message):
+            load_language(graph, bundle.planner, needs_gpu=False)
+
+
+def test_too_little_memory_is_said_before_anything_is_loaded(
+        bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_weights, 'free_bytes', lambda device: 1 << 20)
+    with pytest.raises(EngineError, match=r'free on cpu, found 0\.00 GiB: keep fewer tokens'):
+        load_language(bundle.graph_path('language_model'), bundle.planner, needs_gpu=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this torch has a GPU')
+def test_engines_on_a_gpu_want_torch_there_too(bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match='other graphs run on the GPU, this torch .* finds none'):
+        load_language(bundle.graph_path('language_model'), bundle.planner, needs_gpu=True)
+
+
+def test_a_waypoint_head_has_no_language_model() -> None:
+    from fastdrive_ros.config import check_settings
+    with pytest.raises(BundleError, match="for planners that write text, .* 'waypoint_queries'"):
+        build_pipeline(check_settings({'text_backend': 'torch'}))
+
+
+def test_memory_of_an_engine_is_described_as_torch_reads_it() -> None:
+    array = DeviceArray(4096, (100, 8), np.dtype(np.float32))[10:40]
+    assert InEngine(array).__cuda_array_interface__ == {
+        'shape': (30, 8), 'typestr': '<f4', 'data': (4096 + 10 * 32, False), 'strides': None,
+        'version': 3}
