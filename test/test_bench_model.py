@@ -169,18 +169,20 @@ def test_memory_too_small_is_said_before_anything_is_made(
 def test_macs_by_hand() -> None:
     # D = 4, kv = 2, I = 6: q 16, k and v 8 each, out 16, MLP 72 products a row.
     shape = LanguageShape(3, 4, 6, 2, 1, 50, True, (1, 1, 1), 1e4, 1e-6)
-    assert cost.layer_macs(shape, 1, 0) == 16 + 8 + 8 + 16 + 72
-    assert cost.layer_macs(shape, 5, 7) == 5 * 120 + 2 * 5 * 7 * 4
-    assert cost.language_macs(shape, 5, 2, 10) == 3 * (5 * 120 + 280) + 40
-    assert cost.cut_macs(shape, [5, 5, 2], 0) == 2 * (600 + 200) + 240 + 32
+    assert cost.layer_macs(shape, 1, 0, 1) == 16 + 8 + 8 + 16 + 72
+    assert cost.layer_macs(shape, 5, 7, 5) == 5 * 120 + 2 * 5 * 7 * 4
+    # One wanted row: keys and values of five, everything else of one.
+    assert cost.layer_macs(shape, 5, 7, 1) == 5 * 16 + 104 + 2 * 7 * 4
+    assert cost.language_macs(shape, 5, 2, 1, 10) == 2 * (5 * 120 + 280) + 240 + 40
+    assert cost.cut_macs(shape, [5, 5, 2], 0) == 2 * (600 + 200) + 2 * 16 + 104 + 2 * 2 * 4
     assert cost.pruner_macs(shape, 9) == 10 * 120 + 2 * 10 * 10 * 4 + 9 * 4
 
 
 def test_the_full_size_is_what_was_counted_before() -> None:
     # export_probe.md, 6: torch's counter on transformers' 3B body, 3249 and 812 rows.
     shape = LanguageShape(36, 2048, 11008, 16, 2, 151_936, True, (16, 24, 24), 1e6, 1e-6)
-    assert 2e-12 * cost.language_macs(shape, 3249, 0, 0) == pytest.approx(21.14, abs=0.01)
-    assert 2e-12 * cost.language_macs(shape, 812, 0, 0) == pytest.approx(4.70, abs=0.01)
+    assert 2e-12 * cost.language_macs(shape, 3249, 0, 3249, 0) == pytest.approx(21.14, abs=0.01)
+    assert 2e-12 * cost.language_macs(shape, 812, 0, 812, 0) == pytest.approx(4.70, abs=0.01)
 
 
 def test_torch_counts_the_same(subject: Subject) -> None:
@@ -257,8 +259,8 @@ def test_inside_methods_end_with_k_rows_and_pay_for_the_layers_before(
     assert np.count_nonzero(prefill.visual_rows < 0) == TEXT
     assert prefill.rows_of_layer[0] == N + TEXT and prefill.rows_of_layer[-1] == kept + TEXT
     macs = inside_macs(subject, method, kept)['macs']
-    pruned_before = cost.language_macs(subject.shape, kept + TEXT, 0, 16)
-    assert pruned_before < macs < cost.language_macs(subject.shape, N + TEXT, 0, 16)
+    pruned_before = cost.language_macs(subject.shape, kept + TEXT, 0, 1, 16)
+    assert pruned_before < macs < cost.language_macs(subject.shape, N + TEXT, 0, 1, 16)
 
 
 def test_passes_cover_an_answer() -> None:

@@ -68,9 +68,11 @@ class LanguageGraph(nn.Module):
         mask = mask.masked_fill(~visible, -torch.inf)
         new = []
         for index, layer in enumerate(self.layers):
-            hidden, rows = self._layer(layer, hidden, rotary, mask, cache[:, index])
-            new.append(rows)
-        wanted = self.norm(hidden.index_select(0, logit_rows))          # (R, D)
+            # Nobody reads the last layer's other rows: of those only keys and values are made.
+            rows = logit_rows if index == len(self.layers) - 1 else None
+            hidden, added = self._layer(layer, hidden, rotary, mask, cache[:, index], rows)
+            new.append(added)
+        wanted = self.norm(hidden)                                      # (R, D)
         logits = wanted @ self.output.index_select(0, candidates).to(wanted.dtype).T
         return logits.float(), torch.stack(new, dim=1).to(cache.dtype)
 
@@ -84,16 +86,22 @@ class LanguageGraph(nn.Module):
     def _layer(
         self, layer: Qwen2_5_VLDecoderLayer, hidden: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor], mask: torch.Tensor, cache: torch.Tensor,
+        rows: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run one layer on (S, D) with its cache (P, 2, key heads, d); also its new rows of it."""
-        cos, sin = rotary
+        """
+        Run one layer on (S, D) with its cache (P, 2, key heads, d); also its new rows of it.
+
+        ``rows`` (R,) are those whose output is wanted, (R, D); None: all.
+        """
         attention, normed = layer.self_attn, layer.input_layernorm(hidden)
-        query, key, value = (
-            project(normed).unflatten(1, (-1, self.head_size))          # (S, heads, d)
-            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        query = query * cos + rotate_half(query) * sin
-        key = key * cos + rotate_half(key) * sin
+        key, value = (project(normed).unflatten(1, (-1, self.head_size))    # (S, key heads, d)
+                      for project in (attention.k_proj, attention.v_proj))
+        key = _rotated(key, *rotary)
+        if rows is not None:
+            hidden, normed, mask = (each.index_select(0, rows) for each in (hidden, normed, mask))
+            rotary = tuple(each.index_select(0, rows) for each in rotary)
+        query = attention.q_proj(normed).unflatten(1, (-1, self.head_size))
+        query = _rotated(query, *rotary)                                # (S or R, heads, d)
         new = torch.stack([key, value], dim=1)                          # (S, 2, key heads, d)
         both = torch.cat([cache.to(new.dtype), new])                    # (P + S, 2, key heads, d)
         # Query heads in groups of those that share a key head.
@@ -105,3 +113,8 @@ class LanguageGraph(nn.Module):
         mixed = mixed.permute(2, 0, 1, 3).flatten(1)                    # (S, heads * d)
         hidden = hidden + attention.o_proj(mixed)
         return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), new
+
+
+def _rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate (S, heads, d) by (S, 1, d)."""
+    return states * cos + rotate_half(states) * sin

@@ -84,7 +84,35 @@ class Decoder:
         qkv = functional.linear(self.normed(hidden, weights.norm), weights.qkv, weights.qkv_bias)
         qkv = qkv.unflatten(1, (heads + 2 * shared, shape.head_dim))
         query, key = _rotate(qkv[:, :heads + shared], *rotary).split((heads, shared), dim=1)
-        mixed = attend(index, query, key, qkv[:, heads + shared:])
+        return self._after_attention(
+            hidden, attend(index, query, key, qkv[:, heads + shared:]), weights)
+
+    def last_layer(self, hidden: torch.Tensor, rotary: Rotary, cache: Cache | None,
+                   row: torch.Tensor) -> torch.Tensor:
+        """
+        Run the last layer on a prompt [S, D] for one row, int64 [1]: [1, D].
+
+        Of the others only keys and values are wanted, by what is read later: no query, no MLP.
+        """
+        shape, weights = self.shape, self.layers[-1]
+        heads, shared = shape.num_heads, shape.num_kv_heads
+        normed, wide = self.normed(hidden, weights.norm), heads * shape.head_dim
+        both = functional.linear(normed, weights.qkv[wide:], weights.qkv_bias[wide:])
+        key, value = both.unflatten(1, (2 * shared, shape.head_dim)).split(shared, dim=1)
+        key, value = _rotate(key, *rotary).transpose(0, 1), value.transpose(0, 1)
+        query = functional.linear(normed.index_select(0, row), weights.qkv[:wide],
+                                  weights.qkv_bias[:wide])
+        query = _rotate(query.unflatten(1, (heads, shape.head_dim)),
+                        *(each.index_select(0, row) for each in rotary))
+        if cache is not None:
+            cache.keys[-1, :, :key.shape[1]].copy_(key)
+            cache.values[-1, :, :value.shape[1]].copy_(value)
+        seen = torch.arange(len(hidden), device=row.device) <= row[:, None]
+        mixed = _mixed(query, key, value, _mask(seen, hidden.dtype))
+        return self._after_attention(hidden.index_select(0, row), mixed, weights)
+
+    def _after_attention(self, hidden: torch.Tensor, mixed: torch.Tensor,
+                         weights: _Layer) -> torch.Tensor:
         hidden = torch.addmm(hidden, mixed, weights.out.T)
         gate, up = functional.linear(
             self.normed(hidden, weights.mlp_norm), weights.gate_up).chunk(2, dim=1)
@@ -94,13 +122,17 @@ class Decoder:
         """Return the root-mean-square norm of [S, D]."""
         return functional.rms_norm(hidden, hidden.shape[1:], weight, self.shape.norm_eps)
 
-    def read_prompt(self, hidden: torch.Tensor, positions: torch.Tensor,
-                    cache: Cache | None) -> torch.Tensor:
-        """Run [S, D] at int64 [3, S] as the first S rows of the cache; rows before the norm."""
+    def read_prompt(self, hidden: torch.Tensor, positions: torch.Tensor, cache: Cache | None,
+                    row: torch.Tensor) -> torch.Tensor:
+        """
+        Run [S, D] at int64 [3, S] as the first S rows of the cache.
+
+        Returns one row, int64 [1], after the last layer and before the norm: [1, D].
+        """
         rotary, attend = self.rotary(positions), prompt_attention(cache)
-        for index in range(len(self.layers)):
+        for index in range(len(self.layers) - 1):
             hidden = self.layer(index, hidden, rotary, attend)
-        return hidden
+        return self.last_layer(hidden, rotary, cache, row)
 
     def read_block(self, token_ids: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor,
                    cache: Cache, num_seen: int) -> torch.Tensor:
@@ -112,31 +144,10 @@ class Decoder:
         hidden = functional.embedding(token_ids, self.embedding)
         rotary = self.rotary(positions.expand(3, -1))
         seen = torch.arange(num_seen, device=rows.device) <= rows[:, None]
-        mask = torch.zeros(seen.shape, dtype=hidden.dtype, device=rows.device)
-        mask = mask.masked_fill(~seen, -torch.inf)
-        attend = self._block_attention(cache, rows, mask)
+        attend = _block_attention(cache, rows, _mask(seen, hidden.dtype))
         for index in range(len(self.layers)):
             hidden = self.layer(index, hidden, rotary, attend)
         return self.normed(hidden, self.norm)
-
-    def _block_attention(self, cache: Cache, rows: torch.Tensor, mask: torch.Tensor) -> Attend:
-        shared, channels = self.shape.num_kv_heads, self.shape.head_dim
-        group = self.shape.num_heads // shared
-        mask = mask[:, None].expand(-1, group, -1).flatten(0, 1)        # (m group, rows)
-        num_seen = mask.shape[1]
-
-        def attend(index: int, query: torch.Tensor, key: torch.Tensor,
-                   value: torch.Tensor) -> torch.Tensor:
-            cache.keys[index].index_copy_(1, rows, key.transpose(0, 1))
-            cache.values[index].index_copy_(1, rows, value.transpose(0, 1))
-            keys, values = cache.keys[index, :, :num_seen], cache.values[index, :, :num_seen]
-            query = query.unflatten(1, (shared, group)).transpose(0, 1)     # (G, m, group, c)
-            scores = torch.baddbmm(mask, query.reshape(shared, -1, channels),
-                                   keys.transpose(1, 2), alpha=channels**-0.5)
-            mixed = torch.softmax(scores, dim=-1) @ values              # (G, m group, c)
-            return mixed.unflatten(1, (-1, group)).transpose(0, 1).flatten(1)
-
-        return attend
 
 
 def prompt_attention(cache: Cache | None) -> Attend:
@@ -153,6 +164,39 @@ def prompt_attention(cache: Cache | None) -> Attend:
         return mixed[0].transpose(0, 1).flatten(1)
 
     return attend
+
+
+def _block_attention(cache: Cache, rows: torch.Tensor, mask: torch.Tensor) -> Attend:
+    """Return attention of m rows, which go into the cache first, to what ``mask`` lets them."""
+    num_seen = mask.shape[1]
+
+    def attend(index: int, query: torch.Tensor, key: torch.Tensor,
+               value: torch.Tensor) -> torch.Tensor:
+        cache.keys[index].index_copy_(1, rows, key.transpose(0, 1))
+        cache.values[index].index_copy_(1, rows, value.transpose(0, 1))
+        return _mixed(query, cache.keys[index, :, :num_seen], cache.values[index, :, :num_seen],
+                      mask)
+
+    return attend
+
+
+def _mask(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what is added to scores: bool [m, rows] as zero and -inf."""
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill(~seen, -torch.inf)
+
+
+def _mixed(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+           mask: torch.Tensor) -> torch.Tensor:
+    """Attend from few rows [m, H, c] to [G, rows, c], with a mask [m, rows]: [m, H c]."""
+    shared, channels = keys.shape[0], keys.shape[2]
+    group = query.shape[1] // shared
+    mask = mask[:, None].expand(-1, group, -1).flatten(0, 1)            # (m group, rows)
+    query = query.unflatten(1, (shared, group)).transpose(0, 1)         # (G, m, group, c)
+    scores = torch.baddbmm(mask, query.reshape(shared, -1, channels),
+                           keys.transpose(1, 2), alpha=channels**-0.5)
+    mixed = torch.softmax(scores, dim=-1) @ values                      # (G, m group, c)
+    return mixed.unflatten(1, (-1, group)).transpose(0, 1).flatten(1)
 
 
 def _layer(weight: Callable[[str], torch.Tensor], name: str) -> _Layer:

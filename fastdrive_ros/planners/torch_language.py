@@ -171,8 +171,7 @@ class TorchLanguageModel:
         hidden = torch.where(
             (visual >= 0)[:, None], self._kept.index_select(0, visual.clamp(min=0)),
             functional.embedding(token_ids, self.decoder.embedding))
-        hidden = self.decoder.read_prompt(hidden, torch.stack(axes), self._cache)
-        last = hidden.index_select(0, self._last)
+        last = self.decoder.read_prompt(hidden, torch.stack(axes), self._cache, self._last)
         self._hidden[:1].copy_(self.decoder.normed(last, self.decoder.norm))
 
     def _extend(self, token_ids: np.ndarray, candidates: np.ndarray) -> np.ndarray:

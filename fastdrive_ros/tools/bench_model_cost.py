@@ -30,27 +30,34 @@ COUNTING_RULE = (
     'numpy do not count')
 
 
-def layer_macs(shape: LanguageShape, rows: int, seen: int) -> int:
-    """Return the MACs of one decoder layer: ``rows`` new rows that look at ``seen`` rows."""
+def layer_macs(shape: LanguageShape, rows: int, seen: int, wanted: int) -> int:
+    """
+    Return the MACs of one decoder layer: ``rows`` new rows, which see ``seen`` rows.
+
+    ``wanted``: rows that the layer's output is wanted of; the others give keys and values only.
+    """
     wide, kv = shape.hidden_size, shape.num_kv_heads * shape.head_dim
-    products = wide * (wide + 2 * kv) + wide * wide + 3 * wide * shape.intermediate_size
-    return rows * products + 2 * rows * seen * wide
+    products = 2 * wide * wide + 3 * wide * shape.intermediate_size
+    return rows * wide * 2 * kv + wanted * products + 2 * wanted * seen * wide
 
 
-def language_macs(shape: LanguageShape, rows: int, before: int, head_rows: int) -> int:
+def language_macs(shape: LanguageShape, rows: int, before: int, wanted: int,
+                  head_rows: int) -> int:
     """
     Return the MACs of reading ``rows`` rows after ``before`` cached ones.
 
-    ``head_rows``: logits computed, all rows together.
+    ``wanted``: rows that the last layer's output is wanted of; ``head_rows``: logits computed.
     """
-    return (shape.num_layers * layer_macs(shape, rows, before + rows)
-            + head_rows * shape.hidden_size)
+    seen = before + rows
+    return ((shape.num_layers - 1) * layer_macs(shape, rows, seen, rows)
+            + layer_macs(shape, rows, seen, wanted) + head_rows * shape.hidden_size)
 
 
 def cut_macs(shape: LanguageShape, rows_of_layer: list[int], head_rows: int) -> int:
     """Return the MACs of a prefill that has fewer rows from some layer on."""
-    return (sum(layer_macs(shape, rows, rows) for rows in rows_of_layer)
-            + head_rows * shape.hidden_size)
+    *rows_before, last = rows_of_layer
+    return (sum(layer_macs(shape, rows, rows, rows) for rows in rows_before)
+            + layer_macs(shape, last, last, 1) + head_rows * shape.hidden_size)
 
 
 def vision_macs(vision: FixedGridVision, config: Any) -> int:
@@ -69,7 +76,8 @@ def vision_macs(vision: FixedGridVision, config: Any) -> int:
 
 def pruner_macs(shape: LanguageShape, num_tokens: int) -> int:
     """Return ReconPruner's MACs: one layer over query and tokens, and the scorer."""
-    return layer_macs(shape, num_tokens + 1, num_tokens + 1) + num_tokens * shape.hidden_size
+    rows = num_tokens + 1
+    return layer_macs(shape, rows, rows, rows) + num_tokens * shape.hidden_size
 
 
 def cost_table(subject: Subject, kept: Sequence[int], answer_tokens: int) -> dict[str, Any]:
@@ -88,11 +96,11 @@ def cost_table(subject: Subject, kept: Sequence[int], answer_tokens: int) -> dic
         rows.append({
             'kept': count, 'encode': encode,
             'prune': prune if count < every else 0,
-            'prefill': language_macs(shape, prompt, 0, candidates),
-            'answer': sum(language_macs(shape, 1, prompt + number, candidates)
+            'prefill': language_macs(shape, prompt, 0, 1, candidates),
+            'answer': sum(language_macs(shape, 1, prompt + number, 1, candidates)
                           for number in range(answer_tokens))})
     ours = {'encode': encode, 'prune': prune,
-            'prefill': language_macs(shape, every + TEXT_TOKENS, 0, 0)}
+            'prefill': language_macs(shape, every + TEXT_TOKENS, 0, 1, 0)}
     return {'rule': COUNTING_RULE, 'macs': rows, 'flops_at_every_token': {
         stage: {'ours': 2 * ours[stage], 'torch': flops}
         for stage, flops in torch_counts(subject).items()}}
@@ -119,9 +127,10 @@ def torch_counts(subject: Subject) -> dict[str, int]:
     present = torch.ones(1, subject.grid[0], dtype=torch.bool, device=meta)
     hidden = torch.empty(rows, shape.hidden_size, dtype=subject.dtype, device=meta)
     positions = torch.zeros(3, rows, dtype=torch.int64, device=meta)
+    last = torch.zeros(1, dtype=torch.int64, device=meta)
     works = {'encode': lambda: vision(subject.images.to(meta)),
              'prune': lambda: pruner.scores(tokens, present),
-             'prefill': lambda: decoder.read_prompt(hidden, positions, None)}
+             'prefill': lambda: decoder.read_prompt(hidden, positions, None, last)}
     return {stage: counted_flops(work) for stage, work in works.items()}
 
 

@@ -87,7 +87,7 @@ class InsidePrefill:
         self._text = _host(hidden[visual < 0]) if self._wants_states else np.empty((0, 0))
         self._slots, self.visual_rows = np.arange(len(ids)), rows.visual_rows
         rotary = decoder.rotary(positions)
-        for index in range(len(decoder.layers)):
+        for index in range(len(decoder.layers) - 1):
             self.rows_of_layer.append(len(hidden))
             cuts = index in self._cut_layers
             attention: list[np.ndarray] = []
@@ -97,7 +97,9 @@ class InsidePrefill:
                 hidden = self._cut(hidden, cut)
                 slots = torch.from_numpy(self._slots).to(self._device)
                 rotary = decoder.rotary(positions.index_select(1, slots))
-        return hidden[-1:]
+        self.rows_of_layer.append(len(hidden))
+        last = torch.tensor([len(hidden) - 1], device=self._device)
+        return decoder.last_layer(hidden, rotary, None, last)
 
     def _attend(self, attention: list[np.ndarray] | None) -> Callable:
         from fastdrive_ros.planners.torch_decoder import prompt_attention
