@@ -35,6 +35,10 @@ from fastdrive_ros.runtime.bundle import Bundle  # noqa: E402
 from fastdrive_ros.runtime.bundle import BundleError  # noqa: E402
 from fastdrive_ros.runtime.engine import DeviceArray  # noqa: E402
 from fastdrive_ros.runtime.engine import EngineError  # noqa: E402
+from fastdrive_ros.tools import bench_text  # noqa: E402
+from fastdrive_ros.tools.hf_generate import HfWriter  # noqa: E402
+
+BAG = Path(__file__).resolve().parent.parent / 'bags' / 'sim_intersection_10hz'
 
 
 def kept_tokens(bundle: Bundle, ego: EgoState) -> KeptTokens:
@@ -152,3 +156,44 @@ def test_memory_of_an_engine_is_described_as_torch_reads_it() -> None:
     assert InEngine(array).__cuda_array_interface__ == {
         'shape': (30, 8), 'typestr': '<f4', 'data': (4096 + 10 * 32, False), 'strides': None,
         'version': 3}
+
+
+def test_the_bench_lets_transformers_answer_the_same_prompts(
+        bundle: Bundle, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = bench_text.bench(BAG, str(bundle.path), 2, 'torch', checkpoint)
+    ways = result['ways']
+    # A random model goes on until the limit; generate's first token belongs to the prefill.
+    assert ways[bench_text.GENERATE]['passes'] == 199
+    assert ways[bench_text.PLAIN]['passes'] == 200
+    bench_text.print_report(result)
+    out = capsys.readouterr().out
+    assert 'text_backend torch; prefill p50' in out and "transformers'" in out
+    row = next(line.split() for line in out.splitlines() if "transformers' generate" in line)
+    assert row[row.index('x') - 1] == '1.00', 'ratios are to transformers where it ran'
+
+
+def test_the_bench_refuses_another_checkpoint(bundle: Bundle, checkpoint: Path,
+                                              tmp_path: Path) -> None:
+    other = shutil.copytree(checkpoint, tmp_path / 'other')
+    weights = bytearray((other / 'model.safetensors').read_bytes())
+    weights[-1] ^= 1
+    (other / 'model.safetensors').write_bytes(weights)
+    with pytest.raises(EngineError, match='expected the checkpoint that tiny-text was exported '
+                       r'from \(\w{12}\), found \w{12} in .*other'):
+        bench_text.bench(BAG, str(bundle.path), 2, 'engine', other)
+
+
+def test_generate_writes_what_our_plain_greedy_writes(bundle: Bundle, checkpoint: Path) -> None:
+    built = build_pipeline(settings(bundle))
+    planner, everything = built.pipeline.planner, np.arange(bundle.planner['vocabulary_size'])
+    writer = HfWriter(checkpoint, bundle, end_token=-1, max_tokens=12)
+    for number in range(3):
+        ego = ego_at(T0_NS + number)
+        kept = kept_tokens(bundle, ego)
+        theirs, _, _ = writer.write(planner.prompt(kept, ego))
+        logits, ours = planner.model.prefill(planner.prompt(kept, ego), everything), []
+        for _ in range(12):
+            ours.append(int(logits.argmax()))
+            logits = planner.model.extend(np.array(ours[-1:]), everything)[0]
+        assert theirs == ours
+    built.pipeline.close()

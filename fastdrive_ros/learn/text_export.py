@@ -119,7 +119,8 @@ def same_weights(graph: LanguageGraph, path: Path) -> dict[str, str]:
     The exporter keeps equal tensors once, such as norms that were never trained, and drops biases
     that are all zero ('').
     """
-    file, weights = OnnxWeights(path), dict(graph.named_parameters())
+    # Tied tables have two names, the file knows one.
+    file, weights = OnnxWeights(path), dict(graph.named_parameters(remove_duplicate=False))
     kept = [name for name in weights if name in file]
 
     def stands_for(name: str) -> str:

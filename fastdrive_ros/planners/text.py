@@ -20,6 +20,7 @@ from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.core.types import KeptTokens
 from fastdrive_ros.planners import PlannerOutput
 from fastdrive_ros.planners.language import LanguageModel
+from fastdrive_ros.planners.language import PromptRows
 from fastdrive_ros.planners.text_answer import AnswerError
 from fastdrive_ros.planners.text_answer import AnswerForm
 from fastdrive_ros.planners.text_answer import AnswerGrammar
@@ -65,8 +66,11 @@ class TextPlanner:
 
     def prefill(self, kept: KeptTokens, ego: EgoState) -> np.ndarray:
         """Read this cycle's prompt; return the logits after it, (C,)."""
-        rows = self._prompt.rows(kept, ego.history, self.writer.begin.tokens)
-        return self.writer.prefill(self.model, rows)
+        return self.writer.prefill(self.model, self.prompt(kept, ego))
+
+    def prompt(self, kept: KeptTokens, ego: EgoState) -> PromptRows:
+        """Return this cycle's prompt with the beginning of its answer."""
+        return self._prompt.rows(kept, ego.history, self.writer.begin.tokens)
 
     def prompt_rows(self, num_kept: int, history_steps: int) -> tuple[int, int]:
         """Return how many rows the shortest and the longest prompt of K tokens have."""

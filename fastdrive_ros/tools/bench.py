@@ -32,7 +32,7 @@ examples:
   fastdrive bench node --seconds 60
   fastdrive bench memory --minutes 10
   fastdrive bench model --shape qwen2.5-vl-3b --device cuda
-  fastdrive bench text --bundle my_text_bundle --bag my_bag
+  fastdrive bench text --bundle my_text_bundle --bag my_bag --checkpoint my_checkpoint
   fastdrive bench encoders --bundles whole early --evaluations evaluation evaluation_early \\
       --picture early.png
 """
@@ -59,6 +59,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--bundle', default='', help='another bundle (default: engines/nano)')
     parser.add_argument('--max-sets', type=int, default=60, metavar='N',
                         help='plans of the text bench (default: %(default)s)')
+    parser.add_argument('--text-backend', choices=('engine', 'torch'), default='engine',
+                        help="what runs the text bench's language model (default: %(default)s)")
     add_options(parser)
     parser.add_argument('--bundles', nargs='+', type=Path, metavar='BUNDLE', default=[],
                         help='encoders: what to compare, with the first one')
@@ -100,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
         from fastdrive_ros.tools import bench_text
         from fastdrive_ros.tools.demo import sample_bag
 
-        results['text'] = bench_text.bench(args.bag or sample_bag(), args.bundle, args.max_sets)
+        results['text'] = bench_text.bench(args.bag or sample_bag(), args.bundle, args.max_sets,
+                                           args.text_backend, args.checkpoint)
         bench_text.print_report(results['text'])
     if 'encoders' in wanted:
         from fastdrive_ros.tools import bench_encoders

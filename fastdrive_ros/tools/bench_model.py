@@ -50,7 +50,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('bench model')
     what = group.add_mutually_exclusive_group()
     what.add_argument('--checkpoint', type=Path, metavar='DIR',
-                      help='Qwen2.5-VL folder, with recon_pruner.safetensors if there is one')
+                      help='Qwen2.5-VL folder, with recon_pruner.safetensors if there is one; '
+                      "text: let transformers' generate answer, too, from the bundle's checkpoint")
     what.add_argument('--shape', choices=tuple(SHAPES),
                       help='random weights of this size (default: small)')
     group.add_argument('--grid', type=_grid, default=(1, 57, 57), metavar='VxRxC',

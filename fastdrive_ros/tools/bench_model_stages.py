@@ -26,6 +26,7 @@ from fastdrive_ros.pruners.budget import select
 from fastdrive_ros.pruners.sight import Sight
 from fastdrive_ros.tools.bench_model_setup import BLOCKS
 from fastdrive_ros.tools.bench_model_setup import Subject
+from fastdrive_ros.tools.hf_generate import hf_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -109,27 +110,15 @@ def generate_from_pixels(subject: Subject, answer_tokens: int) -> Sample:
 
 def generate(subject: Subject, tokens: torch.Tensor, num_kept: int, answer_tokens: int) -> Sample:
     """Answer by transformers from the prompt with the first ``num_kept`` tokens."""
+    import torch
+
     clock = Clock(subject.device)
-    given = hf_inputs(subject, tokens, num_kept)
+    rows = subject.rows(tokens[:num_kept], torch.arange(num_kept))
+    given = hf_inputs(subject.hf, rows, subject.device)
     _, first_ms = clock(lambda: subject.hf.generate(**given, max_new_tokens=1))
     _, ms = clock(lambda: subject.hf.generate(**given, max_new_tokens=answer_tokens))
     return {'prefill': first_ms, 'decode': (ms - first_ms) / (answer_tokens - 1),
             'answer': ms - first_ms}
-
-
-def hf_inputs(subject: Subject, tokens: torch.Tensor, num_kept: int) -> dict[str, torch.Tensor]:
-    """Return transformers' inputs for the prompt with the first ``num_kept`` tokens."""
-    import torch
-
-    rows = subject.rows(tokens[:num_kept], torch.arange(num_kept))
-    visual = torch.from_numpy(rows.visual_rows).to(subject.device)
-    ids = torch.from_numpy(rows.token_ids).to(subject.device)
-    embeds = subject.hf.get_input_embeddings()(ids)
-    embeds[visual >= 0] = tokens[:num_kept].to(embeds.dtype)
-    # The first of four rows must be without gaps, or transformers takes them for packed sequences.
-    positions = torch.from_numpy(np.concatenate([np.arange(len(ids))[None], rows.positions]))
-    return {'inputs_embeds': embeds[None], 'position_ids': positions[:, None].to(subject.device),
-            'attention_mask': torch.ones(1, len(ids), dtype=torch.long, device=subject.device)}
 
 
 def prune_only(subject: Subject, method: str, sight: tuple[torch.Tensor, ...],
@@ -210,7 +199,7 @@ def agreement(subject: Subject, tokens: torch.Tensor, num_kept: int) -> dict[str
     ours = [subject.language.prefill(rows, subject.candidates)[None]]
     for block in np.split(answer, (1, 4)):
         ours.append(subject.language.extend(block, subject.candidates))
-    given = hf_inputs(subject, tokens, num_kept)
+    given = hf_inputs(subject.hf, rows, subject.device)
     more = torch.arange(len(answer), device=subject.device)
     text = torch.stack([len(rows.token_ids) + more, *[rows.next_position + more] * 3])
     ids = torch.from_numpy(answer).to(subject.device)
