@@ -26,10 +26,11 @@ from fastdrive_ros.tools import bench_model_setup as setup
 from fastdrive_ros.tools import computer
 from fastdrive_ros.tools.bench_model_inside import InsidePrefill
 from fastdrive_ros.tools.bench_model_inside import inside_macs
+from fastdrive_ros.tools.bench_model_report import _print_ratios
 from fastdrive_ros.tools.bench_model_setup import SHAPES
 from fastdrive_ros.tools.bench_model_setup import Subject
-from fastdrive_ros.tools.bench_model_stages import pass_lengths
 from fastdrive_ros.tools.bench_model_stages import prune
+from fastdrive_ros.tools.bench_model_stages import shares
 from fastdrive_ros.tools.cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -60,7 +61,7 @@ def subject() -> Subject:
 def run(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[str, dict[str, Any]]:
     """Return what the command prints, and the JSON at its end."""
     assert main(['bench', 'model', '--device', 'cpu', '--grid', '2x5x6', '--repeats', '1',
-                 '--answer-tokens', '6', '--passes', '4', *options]) == 0
+                 '--answer-tokens', '6', '--passes', '4', '--read', '9', *options]) == 0
     out = capsys.readouterr().out
     return out, json.loads(out.splitlines()[-1])['model']
 
@@ -264,9 +265,32 @@ def test_inside_methods_end_with_k_rows_and_pay_for_the_layers_before(
 
 
 def test_passes_cover_an_answer() -> None:
-    assert pass_lengths(100, 60) == [2] * 40 + [1] * 20
-    assert pass_lengths(5, 60) == [1] * 5
-    assert pass_lengths(7, 1) == [7]
+    assert shares(100, 60) == [2] * 40 + [1] * 20
+    assert shares(7, 1) == [7]
+
+
+def test_more_passes_than_tokens_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['bench', 'model', '--answer-tokens', '10', '--read', '9']) == 2
+    assert 'no fewer tokens to --read, found 18, 10 and 9' in capsys.readouterr().err
+
+
+def test_ratios_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    def row(name: str, kept: int, **stages: float) -> dict[str, Any]:
+        return {'name': name, 'kept': kept, 'error': None,
+                'stages_ms': {stage: {'p50': ms, 'p95': ms} for stage, ms in stages.items()}}
+
+    def ours(name: str, kept: int, prune: float, prefill: float, whole: float) -> dict[str, Any]:
+        return row(name, kept, prune=prune, prefill=prefill, answer=50.0, passes=10.0,
+                   end_to_end=whole, end_to_end_passes=whole - 40.0)
+
+    _print_ratios({'tokens': 100, 'kept': [25], 'passes': 3, 'read': 9, 'rows': [
+        row('transformers', 100, end_to_end=400.0), ours('none', 100, 0.0, 100.0, 200.0),
+        row('transformers, from tokens', 100, prefill=120.0, answer=60.0),
+        ours('recon', 25, 5.0, 25.0, 100.0),
+        row('transformers, pruned prompt', 25, prefill=30.0, answer=55.0)]})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ['100', '1.20x', '1.00x', '1.20x', '6.00x', '2.00x', '2.50x'] in lines
+    assert ['25', '4.00x', '3.33x', '1.10x', '5.50x', '4.00x', '6.67x'] in lines
 
 
 def test_clocks_are_the_drivers_words_or_not_available(

@@ -64,8 +64,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                        help='rivals measured beside ReconPruner (default: all of %(choices)s)')
     group.add_argument('--answer-tokens', type=_at_least(2), default=100, metavar='T',
                        help='tokens of an answer (default: %(default)s)')
-    group.add_argument('--passes', type=_at_least(1), default=60, metavar='P',
-                       help='passes of an answer whose fixed text is read in blocks '
+    group.add_argument('--passes', type=_at_least(1), default=18, metavar='P',
+                       help='passes that write an answer with forced text and guesses; random '
+                       'weights cannot tell, `bench text` of a trained planner does (default: '
+                       '%(default)s, as it found for 100 tokens)')
+    group.add_argument('--read', type=_at_least(1), default=171, metavar='R',
+                       help='tokens that those passes read, wrong guesses among them '
                        '(default: %(default)s)')
     group.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto',
                        help='(default: cuda where there is one)')
@@ -108,6 +112,10 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
 
     tokens = args.grid[0] * args.grid[1] * args.grid[2]
     kept = sorted(set(args.kept or [tokens * part // 4 for part in (3, 2, 1)]), reverse=True)
+    if not args.passes <= args.answer_tokens <= args.read:
+        raise ConfigError(f'expected at most as many --passes as --answer-tokens, and no fewer '
+                          f'tokens to --read, found {args.passes}, {args.answer_tokens} and '
+                          f'{args.read}')
     if kept[0] > tokens:
         raise ConfigError(f'--kept: expected at most the N = {tokens} tokens of --grid, found '
                           f'{kept[0]}')
@@ -172,7 +180,8 @@ def _trials(subject: Subject, kept: Sequence[int], args: argparse.Namespace) -> 
         method = 'none' if count == every else 'recon'
         trials += [
             (method, count, functools.partial(
-                stages.chain, subject, method, count, answer, args.passes)),
+                stages.chain, subject, method, count, answer, args.passes,
+                args.read)),
             ('transformers, pruned prompt' if count < every else 'transformers, from tokens',
              count, functools.partial(stages.generate, subject, tokens, count, answer)),
             ('blocks', count, functools.partial(stages.blocks, subject, tokens, count))]
@@ -230,7 +239,7 @@ def _protocol(subject: Subject, args: argparse.Namespace, kept: Sequence[int],
         'pruner_weights': 'trained' if subject.pruner_is_trained else 'random',
         'device': str(subject.device), 'dtype': dtype, 'grid': list(subject.grid),
         'tokens': subject.num_tokens, 'kept': list(kept), 'text_tokens': TEXT_TOKENS,
-        'answer_tokens': args.answer_tokens, 'passes': min(args.passes, args.answer_tokens),
+        'answer_tokens': args.answer_tokens, 'passes': args.passes, 'read': args.read,
         'repeats': args.repeats, 'warm_up_rounds': _WARM_UP_ROUNDS,
         'torch': torch.__version__, 'transformers': transformers.__version__}
 

@@ -3,7 +3,8 @@
 """
 The trials of `fastdrive bench model`: each does a part of a plan once and says what it took.
 
-    chain       encode, prune, prefill, an answer of T tokens one by one, the same in fewer passes
+    chain       encode, prune, prefill, an answer of T tokens one by one, the same in few passes
+                with forced text and guesses
     generate    transformers' own, from pixels, or from the same pruned prompt
     rivals      prune alone for methods before the language model, prefill for those inside it
     blocks      one pass over 1, 2, 4 ... cached tokens
@@ -62,7 +63,7 @@ class Clock:
 
 
 def chain(subject: Subject, method: str, num_kept: int, answer_tokens: int,
-          passes: int) -> Sample:
+          passes: int, read: int) -> Sample:
     """Plan once with ReconPruner or, with 'none', with every token."""
     clock = Clock(subject.device)
     tokens, encode_ms = clock(lambda: encode(subject))
@@ -76,9 +77,11 @@ def chain(subject: Subject, method: str, num_kept: int, answer_tokens: int,
         took_ms.append(ms)
     subject.language.forget(prompt_rows)
     passes_ms = []
-    for length in pass_lengths(answer_tokens, passes):
+    for length, right in zip(shares(read, passes), shares(answer_tokens, passes), strict=True):
         logits, ms = clock(lambda: _next(subject, logits, length))  # noqa: B023
         passes_ms.append(ms)
+        # The rest were wrong guesses.
+        subject.language.forget(subject.language.num_rows - (length - right))
     before_ms = encode_ms + prune_ms + prefill_ms
     return {'encode': encode_ms, 'prune': prune_ms, 'prefill': prefill_ms, 'decode': took_ms,
             'answer': sum(took_ms), 'passes': sum(passes_ms),
@@ -180,9 +183,9 @@ def prune(subject: Subject, method: str, tokens: torch.Tensor, num_kept: int,
         return tokens.index_select(0, chosen.to(subject.device)), chosen
 
 
-def pass_lengths(tokens: int, passes: int) -> list[int]:
-    """Return the tokens of each pass when ``passes`` cover an answer as evenly as can be."""
-    return [len(part) for part in np.array_split(np.arange(tokens), min(passes, tokens))]
+def shares(tokens: int, passes: int) -> list[int]:
+    """Return the tokens of each pass, as even as can be."""
+    return [len(part) for part in np.array_split(np.arange(tokens), passes)]
 
 
 def agreement(subject: Subject, tokens: torch.Tensor, num_kept: int) -> dict[str, Any]:
