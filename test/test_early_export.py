@@ -34,6 +34,7 @@ from fastdrive_ros.config import check_settings  # noqa: E402
 from fastdrive_ros.core.latency import StageTimer  # noqa: E402
 from fastdrive_ros.core.types import CameraBatch  # noqa: E402
 from fastdrive_ros.learn.checkpoint import load_driving_model  # noqa: E402
+from fastdrive_ros.learn.early_checks import share_at_stake  # noqa: E402
 from fastdrive_ros.learn.early_pruning import EarlyRequest  # noqa: E402
 from fastdrive_ros.learn.early_pruning import prune_early  # noqa: E402
 from fastdrive_ros.learn.early_score import load_early_score  # noqa: E402
@@ -187,10 +188,33 @@ def test_the_golden_check_blames_an_encoder_that_keeps_other_windows(
             out = engines['vision_encoder'].run(feeds)
             return {name: np.roll(value, 4, axis=0) for name, value in out.items()}
 
-    with pytest.raises(EngineError, match='vision_encoder.token_present [1-9]'):
+    # Windows of 16 and of 12 tokens a camera, moved on by four.
+    with pytest.raises(EngineError, match=r'kept tokens in common: vision_encoder [0-9]+\.'):
         check_golden(bundle, {'vision_encoder': Other()})  # type: ignore[dict-item]
     own = {graph: engines[graph] for graph in ('vision_encoder', 'recon_pruner', 'perception')}
     assert check_golden(bundle, own).passed
+
+
+def test_in_bf16_windows_may_change_places_as_far_as_rounding_goes(
+        checkpoint: Path, score_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / 'half'
+    assert main([*export_options(checkpoint, out), '--early-pruning', '0:0.5', '--early-score',
+                 str(score_file), '--precision', 'bf16']) == 0
+    manifest = load_bundle(out).manifest
+    rounding = manifest['graphs']['vision_encoder']['rounding']
+    assert 1e-4 < rounding['relative_l2'] < 0.1
+    assert manifest['graphs']['perception']['export_check']['relative_l2'] < 1e-3
+    tolerance = manifest['golden']['tolerance']
+    assert tolerance['kept_overlap'] <= min(0.99, 1 - 3 * (1 - rounding['kept_overlap'])) + 1e-9
+
+
+def test_what_is_at_stake_is_what_others_may_displace(checkpoint: Path, score_file: Path) -> None:
+    model = load_driving_model(checkpoint, checkpoint / PRUNER_FILE, CAMERAS, *GRID)
+    early = prune_early(model.vision, EarlyRequest(0, 0.5, score_file))
+    # A camera's windows: two of 16 tokens, two of 12; one of each is kept.
+    scores = torch.tensor([[5.0, 1.0, 3.0, 2.0], [0.0, 4.0, 1.0, 1.5]])
+    for error, tokens in ((0.0, 0), (0.2, 0), (0.26, 12), (0.6, 24), (1.9, 24), (2.1, 56)):
+        assert share_at_stake(early, scores, error) == pytest.approx(tokens / (2 * LEFT))
 
 
 def test_a_manifest_that_says_other_than_its_encoder_is_refused(

@@ -123,9 +123,9 @@ class ModelParts:
         return FixedGridVision(visual, self.num_cameras, self.height, self.width,
                                self.normalisation).eval()
 
-    def early_vision(self) -> EarlyPrunedVision | None:
-        """Load the vision tower that drops windows, if there is one."""
-        return prune_early(self.vision(), self.early) if self.early else None
+    def early_vision(self, dtype: torch.dtype | None = None) -> EarlyPrunedVision | None:
+        """Load the vision tower that drops windows, if there is one; None: in the files' type."""
+        return prune_early(self.vision(dtype), self.early) if self.early else None
 
     def pruner(
         self, dtype: torch.dtype = torch.float32, file: Path | None = None

@@ -112,7 +112,7 @@ class EarlyPrunedVision(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map uint8 [V, H, W, 3] to visual_tokens [N, D], zero if dropped; token_present [N]."""
         hidden, _, cut = self.walk(images)
-        return cut.tokens(hidden), cut.present()
+        return cut.tokens(hidden).float(), cut.present()
 
     def walk(
         self, images: torch.Tensor, kept: torch.Tensor | None = None, watched: int = -1

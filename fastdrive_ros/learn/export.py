@@ -109,11 +109,6 @@ def export_bundle(request: ExportRequest, report: Callable[[str], None] = print)
         request.checkpoint, request.pruner, request.cameras, request.height, request.width
     )
     if request.early:
-        if request.precision != 'fp32':
-            raise ExportError(
-                '--early-pruning is exported in fp32 only: in bf16 two windows may change places, '
-                'which no check here could tell from a mistake; leave out --precision'
-            )
         parts = dataclasses.replace(parts, early=request.early)
         parts.early_vision()    # to refuse what cannot be before the work
     if request.plan_pruner:

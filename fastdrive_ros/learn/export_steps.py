@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,12 @@ from fastdrive_ros.core.pruning import num_kept
 from fastdrive_ros.learn.checkpoint import DrivingModel
 from fastdrive_ros.learn.checkpoint import ModelParts
 from fastdrive_ros.learn.early_checks import check_early_vision
+from fastdrive_ros.learn.early_checks import scores_of
+from fastdrive_ros.learn.early_checks import share_at_stake
 from fastdrive_ros.learn.export_progress import timed
 from fastdrive_ros.learn.graph_checks import HALF_TOLERANCE
 from fastdrive_ros.learn.graph_checks import TOLERANCE
+from fastdrive_ros.learn.graph_checks import check_early_perception
 from fastdrive_ros.learn.graph_checks import check_perception
 from fastdrive_ros.learn.graph_checks import check_planner
 from fastdrive_ros.learn.graph_checks import check_pruner
@@ -176,10 +180,12 @@ def export_perception(work: Work) -> Facts:
     graph = 'perception'
     join_perception(work.path('vision_encoder'), work.path('recon_pruner'), work.path(graph))
     known = work.inputs('images', 'visual_tokens')
-    tokens = known['visual_tokens'] if work.has_stored_type('vision') else _tokens(work)
-    early = work.parts.early_vision()
-    check = partial(check_perception, known['images'], tokens, work.parts.pruner(work.dtype),
-                    early=early, encoded=work.inputs(_EARLY)[_EARLY] if early else None)
+    pruner = work.parts.pruner(work.dtype)
+    if early := work.parts.early_vision(work.dtype):
+        check = partial(check_early_perception, early, pruner, known['images'])
+    else:
+        tokens = known['visual_tokens'] if work.has_stored_type('vision') else _tokens(work)
+        check = partial(check_perception, known['images'], tokens, pruner)
     return Facts(work.tolerance, {graph: _compared(work, graph, check)})
 
 
@@ -241,7 +247,7 @@ def export_rivals(work: Work) -> Facts:
     """The model in pieces (rival_graphs.py), fp32 only."""
     parts = work.parts
     model = DrivingModel(parts.vision(), parts.pruner(), parts.planner(), parts.prompt,
-                         parts.tokenizer, parts.early_vision())
+                         parts.tokenizer, parts.early_vision(torch.float32))
     known = work.inputs('images', 'kept_tokens', 'kept_indices', 'ego_history')
     with timed(work.report, 'export the graphs for rival methods and compare them with torch'):
         differences = write_rivals(model, known, work.folder, work.tolerance)
@@ -263,15 +269,29 @@ STEPS: Mapping[str, Callable[[Work], Facts]] = {
 
 
 def _early_vision(work: Work, graph: str, images: Mapping[str, torch.Tensor]) -> Facts:
-    """The encoder that drops windows (early_pruning.py), fp32 only."""
-    early = work.parts.early_vision()
-    with timed(work.report, f'golden outputs of {graph} by torch'), torch.inference_mode():
-        outputs = dict(zip(('visual_tokens', _EARLY), early(**images), strict=True))
-    work.golden.update({name: value.numpy() for name, value in outputs.items()})
+    """The encoder that drops windows (early_pruning.py)."""
+    facts, outputs = Facts(work.tolerance), ('visual_tokens', _EARLY)
+    with timed(work.report, f'golden outputs of {graph} by torch in fp32'):
+        stored = work.parts.early_vision()
+        with torch.inference_mode(), in_float32(stored) as reach:
+            tokens, present = stored(**images)
+            scores = scores_of(stored, images['images'])
+    work.golden.update({'visual_tokens': tokens.numpy(), _EARLY: present.numpy()})
+    early = work.parts.early_vision(work.dtype)
+    if work.precision != 'fp32':
+        require_range(graph, work.precision, reach)
+        with timed(work.report, f'{graph} in {work.precision} by torch'), torch.inference_mode():
+            found, found_present = early(**images)
+            error = scores_of(early, images['images']) - scores
+        both = present & found_present
+        facts.roundings[graph] = replace(
+            rounding(graph, work.precision, {'visual_tokens': tokens[both].numpy()},
+                     {'visual_tokens': found[both].numpy()}),
+            kept_overlap=1.0 - share_at_stake(early, scores, error.abs().max().item()))
     with timed(work.report, f'export {graph}'):
-        export_graph(early, images, tuple(outputs), {}, work.path(graph))
-    difference = _compared(work, graph, partial(check_early_vision, early))
-    return Facts(work.tolerance, {graph: difference})
+        export_graph(early, images, outputs, {}, work.path(graph))
+    facts.differences[graph] = _compared(work, graph, partial(check_early_vision, early))
+    return facts
 
 
 def _tokens(work: Work) -> torch.Tensor:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fastdrive_ros.learn.early_checks import expected_vision
 from fastdrive_ros.learn.early_checks import some_encoded
 from fastdrive_ros.learn.early_pruning import EarlyPrunedVision
 from fastdrive_ros.learn.graphs import Difference
@@ -67,17 +68,31 @@ def check_pruner(
 
 
 def check_perception(
-    images: torch.Tensor, tokens: torch.Tensor, pruner: ReconPruner, path: Path, tolerance: float,
-    early: EarlyPrunedVision | None = None, encoded: torch.Tensor | None = None,
+    images: torch.Tensor, tokens: torch.Tensor, pruner: ReconPruner, path: Path, tolerance: float
 ) -> Difference:
-    """
-    Pictures and what torch makes of them, with a camera absent where there are several.
+    """Pictures and what torch makes of them, with a camera absent where there are several."""
+    present, kept = list(_selections(pruner, None))[-1]
+    found = run_onnx(cpu_session(path), {
+        'images': images, 'camera_present': present, 'num_kept_tokens': torch.tensor(kept)})
+    return check_outputs(
+        path.stem, [_expected_selection(pruner, tokens, present, kept, found, None)], tolerance)
 
-    ``encoded`` bool [N] says which tokens ``early`` left.
-    """
+
+def check_early_perception(
+    early: EarlyPrunedVision, pruner: ReconPruner, images: torch.Tensor, path: Path,
+    tolerance: float,
+) -> Difference:
+    """The same where the encoder drops windows: which it left, its tokens' scores say."""
     present, kept = list(_selections(pruner, early))[-1]
     found = run_onnx(cpu_session(path), {
         'images': images, 'camera_present': present, 'num_kept_tokens': torch.tensor(kept)})
+    with torch.inference_mode(), in_float32(early):
+        _, own_choice = early(images)
+    # Tokens of an absent camera have no score, whatever was encoded of it.
+    encoded = torch.where(present.repeat_interleave(pruner.tokens_per_camera),
+                          torch.from_numpy(np.isfinite(found['scores'])), own_choice)
+    expected = expected_vision(early, images, {'token_present': encoded.numpy()}, tolerance)
+    tokens = torch.from_numpy(expected['visual_tokens'])
     return check_outputs(
         path.stem, [_expected_selection(pruner, tokens, present, kept, found, encoded)], tolerance)
 

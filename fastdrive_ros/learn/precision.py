@@ -128,7 +128,7 @@ def rounding(
                 f'{graph} overflows in {precision}: {name} has values that are not finite. '
                 'Nothing was written. Export with --precision bf16 (or fp32).'
             )
-        error = np.linalg.norm((found[name] - value)[finite].astype(np.float64))
+        error = np.linalg.norm((found[name][finite] - value[finite]).astype(np.float64))
         # Never relative to less than a metre (or one): untrained residuals are all zero.
         size = np.linalg.norm(value[finite].astype(np.float64))
         worst = max(worst, float(error / max(size, 1.0)))

@@ -132,6 +132,8 @@ def golden_report(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport
         if graph in engines:
             out = engines[graph].run({'images': images})
             outputs |= _vision_numbers(graph, out, golden)
+            if 'token_present' in golden:
+                overlap[graph] = _both(out, golden).sum().item() / golden['token_present'].sum()
     # token_present: what an early-pruned encoder kept.
     encoded = {name: golden[name] for name in ('visual_tokens', 'token_present') if name in golden}
     for graph, feed, recorded in (
@@ -141,10 +143,12 @@ def golden_report(bundle: Bundle, engines: Mapping[str, Engine]) -> GoldenReport
     ):
         if graph in engines:
             out = engines[graph].run({**feed, **selection})
-            outputs[f'{graph}.scores'] = Numbers.of(out['scores'], golden[recorded + 'scores'])
-            # Clipped: an index out of range is a wrong figure here, not an IndexError.
-            tokens = golden['visual_tokens'].take(out['kept_indices'], axis=0, mode='clip')
-            outputs[f'{graph}.kept_tokens'] = Numbers.of(out['kept_tokens'], tokens)
+            # The joined graph's encoder may have left other windows than were recorded.
+            same = (np.isfinite(out['scores']) & golden['token_present']
+                    if graph == 'perception' and 'token_present' in golden else slice(None))
+            outputs[f'{graph}.scores'] = Numbers.of(
+                out['scores'][same], golden[recorded + 'scores'][same])
+            outputs[f'{graph}.kept_tokens'] = _kept_numbers(out, golden)
             overlap[graph] = np.isin(golden[recorded + 'kept_indices'],
                                      out['kept_indices']).mean().item()
     outputs |= _planner_numbers(bundle, engines, golden)
@@ -231,10 +235,24 @@ def golden_of_vision(out: Arrays) -> dict[str, np.ndarray]:
 
 
 def _vision_numbers(graph: str, out: Arrays, golden: Arrays) -> dict[str, Numbers]:
-    found = {name: out[name] for name in ('visual_tokens', 'token_present') if name in out}
+    found = {'visual_tokens': out['visual_tokens']}
     if 'attention' in out:
         found |= golden_of_vision(out)
-    return {f'{graph}.{name}': Numbers.of(value, golden[name]) for name, value in found.items()}
+    both = _both(out, golden) if 'token_present' in golden else slice(None)
+    return {f'{graph}.{name}': Numbers.of(value[both], golden[name][both])
+            for name, value in found.items()}
+
+
+def _both(out: Arrays, golden: Arrays) -> np.ndarray:
+    """Return the tokens that an early-pruned encoder left now and at the export, bool (N,)."""
+    return out['token_present'] & golden['token_present']
+
+
+def _kept_numbers(out: Arrays, golden: Arrays) -> Numbers:
+    # Clipped: an index out of range is a wrong figure here, not an IndexError.
+    indices = np.clip(out['kept_indices'], 0, len(golden['visual_tokens']) - 1)
+    there = golden['token_present'][indices] if 'token_present' in golden else slice(None)
+    return Numbers.of(out['kept_tokens'][there], golden['visual_tokens'][indices][there])
 
 
 def _planner_numbers(
