@@ -187,6 +187,11 @@ def test_on_a_device_cache_and_kept_tokens_stay_there(
     for _ in range(3):
         kept = Perception(device, 'recon', 3, 6).perceive(batch, T0_NS, 9, StageTimer())
         assert planners['device'].plan(kept, ego_at(T0_NS), 9).text == texts['host']
+    sizes = {'S': 4, 'P': 0, 'K': 1, 'R': 1, 'C': 2}
+    again = {spec.name: np.zeros([sizes.get(dim, dim) for dim in spec.shape], spec.dtype)
+             for spec in device['language_model'].input_specs}
+    for _ in range(3):
+        device['language_model'].run(again)
     assert [engine.num_graphs for engine in device.values()] == [1, 0]
     assert machine.cudart.count('cudaGraphLaunch') == 4  # one proof, three cycles
     machine.close()

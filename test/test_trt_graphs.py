@@ -124,6 +124,48 @@ def test_many_keep_ratios_hold_few_graphs(
     machine.close()
 
 
+def test_the_graph_not_used_for_longest_goes_first(machine: StandInMachine) -> None:
+    engine = machine.engines['recon_pruner']
+    for num_kept in (*range(1, MOST_GRAPHS + 1), 1, MOST_GRAPHS + 1):
+        for seed in range(2):
+            engine.run(_feeds(num_kept, seed))
+    recorded = machine.cudart.count('cudaStreamBeginCapture')
+    for seed in range(2):
+        engine.run(_feeds(1, seed))
+    assert machine.cudart.count('cudaStreamBeginCapture') == recorded == MOST_GRAPHS + 1
+    for seed in range(2):
+        engine.run(_feeds(2, seed))
+    assert machine.cudart.count('cudaStreamBeginCapture') == recorded + 1
+
+
+def test_k_as_a_shape_is_another_graph_too(
+        machine: StandInMachine, tiny_bundle: Bundle) -> None:
+    engine = machine.load('planner')
+    plain = OnnxEngine(tiny_bundle.graph_path('planner'), tiny_bundle.graph_specs('planner'),
+                       num_threads=1)
+    rng = np.random.default_rng(0)
+    (history,) = (spec.shape for spec in engine.input_specs if spec.name == 'ego_history')
+    for num_kept in (12, 12, 12, 20, 20, 12, 20):
+        feeds = {'kept_tokens': rng.normal(size=(num_kept, 16)).astype(np.float32),
+                 'kept_indices': np.sort(rng.choice(48, num_kept, replace=False)),
+                 'ego_history': rng.normal(size=history).astype(np.float32)}
+        _same(engine.run(feeds), plain.run(feeds))
+    assert engine.num_graphs == 2
+    machine.close()
+
+
+def test_a_failed_run_does_no_harm_to_the_next(
+        machine: StandInMachine, expect: Callable[[Feeds], Feeds]) -> None:
+    engine, feeds = machine.engines['recon_pruner'], _feeds(12, 0)
+    machine.trt['recon_pruner'].fault = 'fails'
+    with pytest.raises(EngineError, match='recon_pruner failed in TensorRT'):
+        engine.run(feeds)
+    machine.load('vision_encoder')  # whose pictures want larger memory than is there
+    machine.trt['recon_pruner'].fault = None
+    _same(engine.run(feeds), expect(feeds))
+    machine.close()
+
+
 @pytest.mark.parametrize('fault', _FAULTS)
 def test_a_graph_that_fails_is_given_up_aloud_and_no_value_is_wrong(
         machine: StandInMachine, expect: Callable[[Feeds], Feeds], fault: str,
@@ -219,6 +261,17 @@ def test_pageable_memory_cannot_be_recorded_and_the_stream_goes_on(
     assert cudart.held == {'device': 1, 'pinned': 1, 'streams': 1, 'replays': 1}
 
 
+def test_a_missing_driver_is_an_engine_error_in_every_cuda_python(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver() -> None:
+        raise RuntimeError('Failed to dlopen libcuda.so.1')
+
+    monkeypatch.setattr(cuda_memory, '_import_cuda',
+                        lambda: types.SimpleNamespace(cudaGetDeviceCount=no_driver))
+    with pytest.raises(EngineError, match='cudaGetDeviceCount failed: .*libcuda.*driver installed'):
+        Cuda()
+
+
 def _loaded(machine: StandInMachine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch,
             fault: str | None = None) -> load.LoadedEngines:
     def opened(graph: str) -> Any:
@@ -242,10 +295,12 @@ def test_loading_checks_the_golden_outputs_of_replayed_runs(
     machine.close()
 
 
+@pytest.mark.parametrize('fault', ['nothing', 'old inputs'])
 def test_loading_says_which_engine_goes_without_graphs(
-        tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """Also of one that replays old inputs, though golden inputs are the same every time."""
     machine = StandInMachine(tiny_bundle, tmp_path, monkeypatch)
-    loaded = _loaded(machine, tiny_bundle, monkeypatch, 'nothing')
+    loaded = _loaded(machine, tiny_bundle, monkeypatch, fault)
     assert max(loaded.golden.errors.values()) == 0.0
     assert [engine.num_graphs for engine in loaded.engines.values()] == [1, 1, 0]
     assert loaded.reason == (

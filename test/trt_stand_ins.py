@@ -266,7 +266,7 @@ class StandInContext:
 
     Of the engine's ``fault``, while it is recorded: 'refuses' returns False; 'waits' waits for the
     stream; 'nothing' records nothing; 'old inputs' records the inputs' values; 'astray' writes its
-    outputs elsewhere; 'worse and worse' is right twice.
+    outputs elsewhere; 'worse and worse' is right twice. With 'fails' no run can be queued at all.
     """
 
     def __init__(self, engine: StandInTensorRT, strategy: Any) -> None:
@@ -306,7 +306,7 @@ class StandInContext:
 
     def execute_async_v3(self, stream: int) -> bool:
         cudart, fault = self._engine.cudart, self._engine.fault
-        if self._needs_memory and not self._memory:
+        if self._needs_memory and not self._memory or fault == 'fails':
             return False
         if cudart.recording is None:
             self._settled = self._touched

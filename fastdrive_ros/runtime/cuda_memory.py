@@ -3,9 +3,9 @@
 """
 The CUDA runtime through NVIDIA's cuda-python: all that TensorRT needs, without torch.
 
-What was run: the import, the report of a missing driver, and every function called here, with the
-arguments it is called with here, on cuda-bindings 12.9 and 13.0 as far as "no driver"; the order
-of the calls on a stand-in (test/trt_stand_ins.py). What was not: any of it on a GPU.
+What was run: the import; every function, with arguments as here, on cuda-bindings 12.9 and 13.0 as
+far as their "no driver" (of cuda-python 12.6 only the signatures were compared); the order of the
+calls on a stand-in (test/trt_stand_ins.py). What was not: any of it on a GPU.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ class Cuda:
 
     def call(self, function: str, *args: Any) -> Any:
         """Call a CUDA runtime function; return its one result, or None when it has none."""
-        error, *results = getattr(self._api, function)(*args)
+        try:
+            error, *results = getattr(self._api, function)(*args)
+        except RuntimeError as failure:  # cuda-python 12.6 where there is no driver at all
+            raise EngineError(f'CUDA {function} failed: {failure}. Is the driver installed? '
+                              'nvidia-smi should name the GPU.') from failure
         if int(error) != 0:
             _, words = self._api.cudaGetErrorString(error)
             raise EngineError(

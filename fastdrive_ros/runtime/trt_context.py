@@ -1,10 +1,10 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-One execution context of TensorRT: told what to run on, then queued on a stream.
+Execution contexts of TensorRT: made, told what to run on, then queued on a stream.
 
-What was run: ``bind`` and ``enqueue`` over a stand-in for the context (test_trt_engine.py). What
-was not: over a real one, which needs a GPU.
+What was run: all of it over a stand-in for TensorRT (test_trt_engine.py, test_trt_graphs.py). What
+was not: over a real context, which needs a GPU.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ class Binding:
 class TrtContext:
     """An execution context; it stays as it was bound until it is bound again."""
 
-    def __init__(self, context: Any, graph: str, log: Any) -> None:
-        """Take TensorRT's own, the graph's name and TensorRT's log, for error messages."""
+    def __init__(self, context: Any, graph: str, log: Any, config: Any = None) -> None:
+        """Take TensorRT's own, the graph's name and log for error messages; keep ``config``."""
         self._context = context
+        self._config = config
         self._graph = graph
         self._log = log
         self._values: dict[str, np.ndarray] = {}
@@ -91,6 +92,37 @@ class TrtContext:
                 raise EngineError(f'{self._graph} cannot tell the shape of {name} before it runs, '
                                   f'found {shape}; unset: {unset}')
         return shapes
+
+
+def context_in(memory: tuple[int, int], trt: Any, engine: Any, graph: str, log: Any
+               ) -> TrtContext:
+    """
+    Return a context that works in ``memory``: address and bytes, at least the engine's own demand.
+
+    Contexts may share it as long as only one of them runs at a time.
+    """
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    context = _started(engine.create_execution_context(strategy), graph, log)
+    context.set_device_memory(*memory)
+    return TrtContext(context, graph, log)
+
+
+def rtx_context(records: bool, trt: Any, engine: Any, graph: str, log: Any) -> TrtContext:
+    """Return TensorRT-RTX's context; ``records``: CUDA graphs by itself, which it can from 1.2."""
+    config = None
+    if records and hasattr(trt, 'CudaGraphStrategy'):
+        config = engine.create_runtime_config()
+        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    arguments = () if config is None else (config,)
+    context = _started(engine.create_execution_context(*arguments), graph, log)
+    return TrtContext(context, graph, log, config)
+
+
+def _started(context: Any, graph: str, log: Any) -> Any:
+    if context is None:
+        raise EngineError(f'TensorRT cannot start {graph}: '
+                          + ('; '.join(log.errors[-3:]) or 'too little GPU memory?'))
+    return context
 
 
 def _aligned(value: np.ndarray) -> np.ndarray:

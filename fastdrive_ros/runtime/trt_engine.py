@@ -34,6 +34,8 @@ from fastdrive_ros.runtime.trt_build import import_tensorrt
 from fastdrive_ros.runtime.trt_build import make_logger
 from fastdrive_ros.runtime.trt_context import Binding
 from fastdrive_ros.runtime.trt_context import TrtContext
+from fastdrive_ros.runtime.trt_context import context_in
+from fastdrive_ros.runtime.trt_context import rtx_context
 from fastdrive_ros.runtime.trt_graphs import MOST_GRAPHS
 from fastdrive_ros.runtime.trt_graphs import Replays
 from fastdrive_ros.runtime.trt_graphs import Sent
@@ -159,53 +161,32 @@ class TrtEngine:
         # Rows of a cache: shapes and addresses differ from pass to pass, so none comes again.
         growing = any('P' in spec.shape for spec in self.input_specs)
         by_itself = backend == 'tensorrt_rtx'
-        outputs = {spec.name: self._dtypes[spec.name] for spec in self.output_specs}
-        self._replays = Replays(self._name, self._lane, lambda: self._new_context(trt), outputs,
+        cuda, engine, outputs = self._lane.cuda, self._engine, [s.name for s in self.output_specs]
+
+        def new_context() -> TrtContext:
+            memory = self._workspace, self._workspace_bytes()
+            return context_in(memory, trt, engine, self._name, self._log)
+
+        self._replays = Replays(self._name, self._lane, new_context,
+                                {name: self._dtypes[name] for name in outputs},
                                 most=0 if growing or by_itself else MOST_GRAPHS)
         for name, size in sizes.items():
-            self._buffers[name] = int(self._lane.cuda.call('cudaMalloc', size))
+            self._buffers[name] = int(cuda.call('cudaMalloc', size))
         if by_itself:
-            self._context = self._rtx_context(trt, growing)
+            # It is said to follow shapes and addresses; of values on the host (num_kept_tokens)
+            # nothing is said, so graphs that have one are left as they are.
+            self._context = rtx_context(not growing and not self._on_host, trt, engine,
+                                        self._name, self._log)
         else:
-            self._workspace = int(self._lane.cuda.call('cudaMalloc',
-                                                       max(ALIGNMENT, self._workspace_bytes())))
-            self._context = self._new_context(trt)
+            size = max(ALIGNMENT, self._workspace_bytes())
+            self._workspace = int(cuda.call('cudaMalloc', size))
+            self._context = new_context()
         if growing:  # a cache stays on the device; what travels beside it is small
             return
         with self._lane.turn:
             self._lane.reserve('up', arena_bytes(
                 sizes[spec.name] for spec in self.input_specs if spec.name in sizes))
             self._lane.reserve('down', arena_bytes(sizes[name] for name in outputs))
-
-    def _new_context(self, trt: Any) -> TrtContext:
-        """Return one more context; all work in the same scratch memory, one after another."""
-        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._started(self._engine.create_execution_context(strategy))
-        context.set_device_memory(self._workspace, self._workspace_bytes())
-        return TrtContext(context, self._name, self._log)
-
-    def _rtx_context(self, trt: Any, growing: bool) -> TrtContext:
-        """
-        Return TensorRT-RTX's context, which records by itself from 1.2 on.
-
-        It is said to follow shapes and addresses; of values on the host (num_kept_tokens) nothing
-        is said, so graphs that have one are left as they are.
-        """
-        if growing or self._on_host or not hasattr(trt, 'CudaGraphStrategy'):
-            context = self._engine.create_execution_context()
-        else:
-            config = self._engine.create_runtime_config()
-            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            context = self._engine.create_execution_context(config)
-        return TrtContext(self._started(context), self._name, self._log)
-
-    def _started(self, context: Any) -> Any:
-        if context is None:
-            raise EngineError(
-                f'TensorRT cannot start {self._name}: '
-                + ('; '.join(self._log.errors[-3:]) or 'too little GPU memory?')
-            )
-        return context
 
     def _queue(self, feeds: Mapping[str, Array], staying: Mapping[str, DeviceArray],
                ) -> tuple[Mapping[str, tuple[int, ...]], Binding]:
