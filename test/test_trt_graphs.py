@@ -268,7 +268,7 @@ def test_a_missing_driver_is_an_engine_error_in_every_cuda_python(
 
     monkeypatch.setattr(cuda_memory, '_import_cuda',
                         lambda: types.SimpleNamespace(cudaGetDeviceCount=no_driver))
-    with pytest.raises(EngineError, match='cudaGetDeviceCount failed: .*libcuda.*driver installed'):
+    with pytest.raises(EngineError, match='cudaGetDeviceCount failed: .*libcuda.*installed'):
         Cuda()
 
 

@@ -7,7 +7,7 @@ One stream: engines run one after another anyway, and what one left on the devic
 next. One arena of pinned memory a direction: it is as large as the largest engine wants, not as
 all together (a planner in pieces has an engine for every layer).
 
-What was run: all of it on a stand-in for CUDA (test_trt_engine.py). What was not: on a GPU.
+What was run: all of it on a stand-in for CUDA (test_trt_graphs.py). What was not: on a GPU.
 """
 
 from __future__ import annotations
@@ -63,10 +63,9 @@ class Lane:
 
     def reserve(self, direction: str, num_bytes: int) -> None:
         """Have at least ``num_bytes`` of pinned memory for 'up' or 'down'; views of old end."""
-        held = self._arenas.get(direction)
-        if held is not None and len(held) >= num_bytes:
+        if len(self._arenas.get(direction, ())) >= num_bytes:
             return
-        if held is not None:
+        if direction in self._arenas:
             self.wait()  # a run that failed may have left copies under way
             self.cuda.free_pinned(self._arenas.pop(direction))
         self._arenas[direction] = self.cuda.pinned(num_bytes)
