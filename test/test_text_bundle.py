@@ -8,7 +8,6 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,13 +18,12 @@ pytest.importorskip('tokenizers')
 pytest.importorskip('transformers')
 
 from make_inputs import make_set  # noqa: E402
-from test_trt_engine import StandInCuda  # noqa: E402
-from test_trt_engine import StandInTensorRT  # noqa: E402
 from tiny_text import HIDDEN_SIZE  # noqa: E402
 from tiny_text import encode  # noqa: E402
 from tiny_text import qwen_tokenizer  # noqa: E402
 from tiny_text import text_model  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
+from trt_stand_ins import StandInMachine  # noqa: E402
 
 from fastdrive_ros.assemble import build_pipeline  # noqa: E402
 from fastdrive_ros.config import check_settings  # noqa: E402
@@ -44,7 +42,6 @@ from fastdrive_ros.learn.recon_pruner import ReconPrunerConfig  # noqa: E402
 from fastdrive_ros.learn.recon_pruner import save_pruner  # noqa: E402
 from fastdrive_ros.perception import Perception  # noqa: E402
 from fastdrive_ros.planners import make_planner  # noqa: E402
-from fastdrive_ros.runtime import trt_engine  # noqa: E402
 from fastdrive_ros.runtime.bundle import Bundle  # noqa: E402
 from fastdrive_ros.runtime.engine import DeviceArray  # noqa: E402
 from fastdrive_ros.runtime.engine import EngineError  # noqa: E402
@@ -170,16 +167,8 @@ def test_the_bench_wants_a_planner_that_writes() -> None:
 
 def test_on_a_device_cache_and_kept_tokens_stay_there(
         bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda, device = StandInCuda(), {}
-    monkeypatch.setattr(trt_engine, 'make_logger', lambda trt: SimpleNamespace(errors=[]))
-    for graph in ('perception', 'language_model'):
-        trt = StandInTensorRT(bundle.graph_path(graph), 'int64')
-        monkeypatch.setattr(trt_engine, 'import_tensorrt', lambda backend, trt=trt: trt)
-        path = tmp_path / f'{graph}_tensorrt.engine'
-        path.write_bytes(b'an engine')
-        device[graph] = trt_engine.TrtEngine(
-            path, bundle.graph_specs(graph), backend='tensorrt', cuda=cuda,
-            largest={name: size.most for name, size in bundle.free_sizes(graph).items()})
+    machine = StandInMachine(bundle, tmp_path, monkeypatch)
+    device = {graph: machine.load(graph) for graph in ('perception', 'language_model')}
     host = {graph: OnnxEngine(bundle.graph_path(graph), bundle.graph_specs(graph), num_threads=1)
             for graph in device}
     images = np.random.default_rng(0).integers(0, 256, (1, 84, 168, 3), np.uint8)
@@ -192,10 +181,20 @@ def test_on_a_device_cache_and_kept_tokens_stay_there(
     assert isinstance(kept.tokens, DeviceArray)
     assert texts['device'] == texts['host']
     # Ids and positions of a few hundred rows, once each; the cache (384 bytes a row) not once.
-    assert 0 < cuda.sent_bytes - images.nbytes < 384 * planners['device'].model.num_rows
-    for engine in device.values():
-        engine.close()
-    assert not cuda.allocated
+    sent_bytes = machine.cudart.sent_bytes - images.nbytes
+    assert 0 < sent_bytes < 384 * planners['device'].model.num_rows
+    # Cycle after cycle: what sees and prunes is replayed, a text never, however often it repeats.
+    for _ in range(3):
+        kept = Perception(device, 'recon', 3, 6).perceive(batch, T0_NS, 9, StageTimer())
+        assert planners['device'].plan(kept, ego_at(T0_NS), 9).text == texts['host']
+    sizes = {'S': 4, 'P': 0, 'K': 1, 'R': 1, 'C': 2}
+    again = {spec.name: np.zeros([sizes.get(dim, dim) for dim in spec.shape], spec.dtype)
+             for spec in device['language_model'].input_specs}
+    for _ in range(3):
+        device['language_model'].run(again)
+    assert [engine.num_graphs for engine in device.values()] == [1, 0]
+    assert machine.cudart.count('cudaGraphLaunch') == 4  # one proof, three cycles
+    machine.close()
 
 
 def test_methods_inside_a_waypoint_head_are_refused(bundle: Bundle) -> None:

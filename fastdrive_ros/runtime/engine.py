@@ -75,7 +75,8 @@ class Engine(Protocol):
         Run once on arrays that match ``input_specs``; return every output by name.
 
         Outputs named in ``into`` are written there instead: rows of a ``memory``, or of a host
-        array. Raises EngineError on a missing, unknown or mis-shaped input and on a failed run.
+        array. Other arrays that come back are the caller's own. Raises EngineError on a missing,
+        unknown or mis-shaped input and on a failed run.
         """
 
     def memory(self, name: str) -> DeviceArray | None:

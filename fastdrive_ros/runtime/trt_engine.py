@@ -3,12 +3,14 @@
 """
 TensorRT and TensorRT-RTX as an Engine: an engine file -> named arrays in, named arrays out.
 
-Host arrays go up, run and come back on one CUDA stream. Device buffers are allocated once, for the
-largest K; shape inputs (num_kept_tokens) stay in host memory, where TensorRT reads them.
+Host arrays go up, run and come back on one CUDA stream, through pinned memory (cuda_lane.py).
+Device buffers are allocated once, for the largest K; shape inputs (num_kept_tokens) stay in host
+memory, where TensorRT reads them. Runs that come again are replayed as CUDA graphs: with TensorRT
+by trt_graphs.py, with TensorRT-RTX, which compiles kernels while it runs, by itself.
 
 What was run: opening a real TensorRT-RTX engine without a GPU, which must be refused, and ``run``
-against stand-ins for the execution context and for CUDA (test_trt_engine.py). A real context on a
-real GPU was not.
+against stand-ins for the execution context and for CUDA (test_trt_engine.py, test_trt_graphs.py).
+A real context on a real GPU was not.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fastdrive_ros.runtime.cuda_memory import Cuda
+from fastdrive_ros.runtime.cuda_lane import ALIGNMENT
+from fastdrive_ros.runtime.cuda_lane import Lane
+from fastdrive_ros.runtime.cuda_lane import arena_bytes
 from fastdrive_ros.runtime.engine import Array
 from fastdrive_ros.runtime.engine import DeviceArray
 from fastdrive_ros.runtime.engine import EngineError
@@ -27,9 +32,13 @@ from fastdrive_ros.runtime.engine import TensorSpec
 from fastdrive_ros.runtime.feeds import check_feeds
 from fastdrive_ros.runtime.trt_build import import_tensorrt
 from fastdrive_ros.runtime.trt_build import make_logger
-
-# Bytes; TensorRT reads and writes tensors from such addresses on only.
-_ALIGNMENT = 256
+from fastdrive_ros.runtime.trt_context import Binding
+from fastdrive_ros.runtime.trt_context import TrtContext
+from fastdrive_ros.runtime.trt_context import context_in
+from fastdrive_ros.runtime.trt_context import rtx_context
+from fastdrive_ros.runtime.trt_graphs import MOST_GRAPHS
+from fastdrive_ros.runtime.trt_graphs import Replays
+from fastdrive_ros.runtime.trt_graphs import Sent
 
 
 class TrtEngine:
@@ -46,20 +55,22 @@ class TrtEngine:
         *,
         backend: str,
         largest: Mapping[str, int],
-        cuda: Cuda,
+        lane: Lane,
     ) -> None:
         """
         Deserialize the engine; ``specs`` are (inputs, outputs) as the bundle declares them.
 
-        ``largest`` is what each free dimension grows to, for the buffers.
+        ``largest`` is what each free dimension grows to, for the buffers; ``lane`` the way to the
+        GPU, of all engines that are loaded together.
         """
         trt = import_tensorrt(backend)
         self.path = path
         self.input_specs, self.output_specs = specs
+        self._largest, self._lane = largest, lane
         self._name = path.name.partition(f'_{backend}')[0]
         self._log = make_logger(trt)
         self._runtime = trt.Runtime(self._log)
-        self._require_memory(cuda, path.stat().st_size, 'its weights')
+        self._require_memory(path.stat().st_size, 'its weights')
         # Mapped: a 3B model's engine would otherwise take its whole size of host memory, too.
         self._engine = self._runtime.deserialize_cuda_engine(np.memmap(path, np.uint8, 'r'))
         if self._engine is None:
@@ -81,27 +92,37 @@ class TrtEngine:
             if self._engine.get_tensor_location(spec.name) == trt.TensorLocation.HOST
         }
         sizes = {
-            spec.name: self._max_bytes(spec, largest)
+            spec.name: self._max_bytes(spec)
             for spec in (*self.input_specs, *self.output_specs)
             if spec.name not in self._on_host
         }
-        self._require_memory(cuda, self._workspace_bytes() + sum(sizes.values()),
+        self._require_memory(self._workspace_bytes() + sum(sizes.values()),
                              'its workspace and buffers')
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise EngineError(
-                f'{backend} cannot start {self._name}: '
-                + ('; '.join(self._log.errors[-3:]) or 'too little GPU memory?')
-            )
-        self._cuda, self._largest = cuda, largest
-        self._stream = cuda.call('cudaStreamCreate')
-        self._buffers = {name: cuda.call('cudaMalloc', size) for name, size in sizes.items()}
+        self._buffers: dict[str, int] = {}
+        self._workspace = 0
+        self._context: TrtContext | None = None
+        lane.join()
+        self._open = True
+        try:
+            self._start(trt, backend, sizes)
+        except EngineError:
+            self.close()
+            raise
+
+    @property
+    def trouble(self) -> str:
+        """Why runs are not replayed as CUDA graphs though they could be; empty: no trouble."""
+        return self._replays.trouble
+
+    @property
+    def num_graphs(self) -> int:
+        """How many runs are kept as CUDA graphs; those of TensorRT-RTX are not counted."""
+        return len(self._replays)
 
     def memory(self, name: str) -> DeviceArray:
         """Return an input's or output's own device memory, in its largest shape."""
         spec = next(s for s in (*self.input_specs, *self.output_specs) if s.name == name)
-        shape = tuple(self._largest[d] if isinstance(d, str) else d for d in spec.shape)
-        return DeviceArray(int(self._buffers[name]), shape, self._dtypes[name])
+        return DeviceArray(self._buffers[name], self._max_shape(spec), self._dtypes[name])
 
     def run(self, feeds: Mapping[str, Array],
             into: Mapping[str, Array] | None = None) -> dict[str, Array]:
@@ -109,52 +130,140 @@ class TrtEngine:
         Run once; return every output by name.
 
         What is in device memory already is not sent, what goes ``into`` device memory not fetched.
+        Host arrays that come back are the caller's own.
         """
-        if self._context is None:
+        if not self._open:
             raise EngineError(f'{self._name} was closed; load it again before running it.')
         check_feeds(self._name, self.input_specs, feeds)
-        sent = {
-            name: array if isinstance(array, DeviceArray)
-            else np.ascontiguousarray(array, self._dtypes[name]).reshape(array.shape)
-            for name, array in feeds.items()
-        }  # also keeps the arrays alive until the stream is done
-        for name, array in sent.items():
-            self._set_input(name, array)
-        staying = {name: target for name, target in (into or {}).items()
+        into = into or {}
+        staying = {name: target for name, target in into.items()
                    if isinstance(target, DeviceArray)}
-        outputs = {spec.name: self._place_output(spec.name, staying.get(spec.name))
-                   for spec in self.output_specs}
-        if not self._context.execute_async_v3(int(self._stream)):
-            raise EngineError(
-                f'{self._name} failed in TensorRT: {"; ".join(self._log.errors[-3:])}'
-            )
-        for name, array in outputs.items():
-            if name not in staying:
-                self._cuda.download(array, self._buffers[name], self._stream)
-            elif array.address != staying[name].address:
-                self._cuda.copy(staying[name].address, array.address, array.nbytes, self._stream)
-        self._cuda.call('cudaStreamSynchronize', self._stream)
-        found = {spec.name: outputs[spec.name].astype(spec.dtype, copy=False)
-                 for spec in self.output_specs if spec.name not in staying}
-        for name, target in (into or {}).items():
-            if name in found:
-                np.copyto(target, found[name])
-            found[name] = target
-        return found
+        with self._lane.turn:
+            shapes, binding = self._queue(feeds, staying)
+            return self._fetch(shapes, binding, into)
 
     def close(self) -> None:
-        """Free context, engine and device memory."""
-        if self._context is None:
+        """Free graphs, contexts, engine and device memory; with the last engine the lane's."""
+        if not self._open:
             return
-        self._cuda.call('cudaStreamSynchronize', self._stream)
-        self._context = self._engine = self._runtime = None
-        for address in self._buffers.values():
-            self._cuda.call('cudaFree', address)
-        self._cuda.call('cudaStreamDestroy', self._stream)
+        self._open = False
+        with self._lane.turn:
+            self._lane.wait()
+            self._replays.close()
+            self._context = self._engine = self._runtime = None
+            for address in (*self._buffers.values(), self._workspace):
+                if address:
+                    self._lane.cuda.call('cudaFree', address)
+        self._lane.leave()
 
-    def _require_memory(self, cuda: Cuda, needed_bytes: int, what: str) -> None:
+    def _start(self, trt: Any, backend: str, sizes: Mapping[str, int]) -> None:
+        """Allocate everything and make the context of plain runs."""
+        # Rows of a cache: shapes and addresses differ from pass to pass, so none comes again.
+        growing = any('P' in spec.shape for spec in self.input_specs)
+        by_itself = backend == 'tensorrt_rtx'
+        cuda, engine, outputs = self._lane.cuda, self._engine, [s.name for s in self.output_specs]
+
+        def new_context() -> TrtContext:
+            memory = self._workspace, self._workspace_bytes()
+            return context_in(memory, trt, engine, self._name, self._log)
+
+        self._replays = Replays(self._name, self._lane, new_context,
+                                {name: self._dtypes[name] for name in outputs},
+                                most=0 if growing or by_itself else MOST_GRAPHS)
+        for name, size in sizes.items():
+            self._buffers[name] = int(cuda.call('cudaMalloc', size))
+        if by_itself:
+            # It is said to follow shapes and addresses; of values on the host (num_kept_tokens)
+            # nothing is said, so graphs that have one are left as they are.
+            self._context = rtx_context(not growing and not self._on_host, trt, engine,
+                                        self._name, self._log)
+        else:
+            size = max(ALIGNMENT, self._workspace_bytes())
+            self._workspace = int(cuda.call('cudaMalloc', size))
+            self._context = new_context()
+        if growing:  # a cache stays on the device; what travels beside it is small
+            return
+        with self._lane.turn:
+            self._lane.reserve('up', arena_bytes(
+                sizes[spec.name] for spec in self.input_specs if spec.name in sizes))
+            self._lane.reserve('down', arena_bytes(sizes[name] for name in outputs))
+
+    def _queue(self, feeds: Mapping[str, Array], staying: Mapping[str, DeviceArray],
+               ) -> tuple[Mapping[str, tuple[int, ...]], Binding]:
+        """Queue uploads and the run, recorded or plain; return the outputs' shapes."""
+        binding = self._bound(feeds, staying)
+        replay = self._replays.find(binding)
+        shapes = replay.shapes if replay else self._context.bind(
+            binding, [spec.name for spec in self.output_specs])
+        self._check_places(staying, shapes)
+        sent = self._stage(feeds)
+        replay = replay or self._replays.record(binding, self._context, sent)
+        for address, array in sent:
+            self._lane.cuda.upload(address, array, self._lane.stream)
+        (replay or self._context).enqueue(self._lane.stream)
+        return shapes, binding
+
+    def _bound(self, feeds: Mapping[str, Array],
+               staying: Mapping[str, DeviceArray]) -> Binding:
+        shapes, values, addresses = {}, {}, {}
+        for name in (spec.name for spec in self.input_specs):
+            array = feeds[name]
+            if name in self._on_host:
+                values[name] = np.asarray(array, self._dtypes[name])
+                continue
+            shapes[name] = tuple(array.shape)
+            here = isinstance(array, DeviceArray)
+            addresses[name] = array.address if here else self._buffers[name]
+        for name in (spec.name for spec in self.output_specs):
+            # TensorRT cannot write anywhere: what it cannot reach is copied there afterwards.
+            own = name not in staying or staying[name].address % ALIGNMENT
+            addresses[name] = self._buffers[name] if own else staying[name].address
+        return Binding(shapes, values, addresses)
+
+    def _stage(self, feeds: Mapping[str, Array]) -> Sent:
+        """Return what travels, in pinned memory, contiguous and in the engine's types."""
+        names = [spec.name for spec in self.input_specs if spec.name not in self._on_host
+                 and not isinstance(feeds[spec.name], DeviceArray)]
+        arrays = self._lane.arrays('up', ((feeds[name].shape, self._dtypes[name])
+                                          for name in names))
+        for name, array in zip(names, arrays, strict=True):
+            np.copyto(array, feeds[name], casting='same_kind')
+        return [(self._buffers[name], array) for name, array in zip(names, arrays, strict=True)]
+
+    def _fetch(self, shapes: Mapping[str, tuple[int, ...]], binding: Binding,
+               into: Mapping[str, Array]) -> dict[str, Array]:
+        """Queue downloads, wait for everything, and give each output to its receiver."""
+        cuda, stream = self._lane.cuda, self._lane.stream
+        names = [name for name in shapes if not isinstance(into.get(name), DeviceArray)]
+        came = dict(zip(names, self._lane.arrays(
+            'down', ((shapes[name], self._dtypes[name]) for name in names)), strict=True))
+        for name, address in binding.addresses.items():
+            if name in came:
+                cuda.download(came[name], address, stream)
+            elif name in shapes and into[name].address != address:
+                cuda.copy(into[name].address, address, into[name].nbytes, stream)
+        self._lane.wait()
+        found: dict[str, Array] = {}
+        for spec in self.output_specs:
+            if spec.name in into:
+                found[spec.name] = into[spec.name]
+                if spec.name in came:
+                    np.copyto(into[spec.name], came[spec.name])
+            else:
+                found[spec.name] = came[spec.name].astype(spec.dtype)  # a copy: the caller's own
+        return found
+
+    def _check_places(self, staying: Mapping[str, DeviceArray],
+                      shapes: Mapping[str, tuple[int, ...]]) -> None:
+        for name, target in staying.items():
+            if target.shape != shapes[name] or target.dtype != self._dtypes[name]:
+                raise EngineError(f'{self._name} gives {name} of shape {shapes[name]} and '
+                                  f'{self._dtypes[name]}, its place has {target.shape} and '
+                                  f'{target.dtype}')
+
+    def _require_memory(self, needed_bytes: int, what: str) -> None:
         """Raise EngineError when the GPU has less free than the next step of loading takes."""
-        free_bytes = cuda.free_bytes()
+        free_bytes = self._lane.cuda.free_bytes()
         if free_bytes < needed_bytes:
             raise EngineError(
                 f'{self._name} needs {needed_bytes / 1e9:.2f} GB of GPU memory for {what}, found '
@@ -168,48 +277,11 @@ class TrtEngine:
             return self._engine.device_memory_size_v2
         return self._engine.device_memory_size
 
-    def _set_input(self, name: str, array: Array) -> None:
-        if name in self._on_host:
-            address = array.ctypes.data
-        else:
-            here = isinstance(array, DeviceArray)
-            address = array.address if here else int(self._buffers[name])
-            if not self._context.set_input_shape(name, array.shape):
-                raise EngineError(
-                    f'{self._name} was not built for {name} of shape {array.shape}: '
-                    + '; '.join(self._log.errors[-1:])
-                )
-            if not here:
-                self._cuda.upload(address, array, self._stream)
-        self._context.set_tensor_address(name, address)
+    def _max_shape(self, spec: TensorSpec) -> tuple[int, ...]:
+        return tuple(self._largest[dim] if isinstance(dim, str) else dim for dim in spec.shape)
 
-    def _place_output(self, name: str, target: DeviceArray | None) -> Array:
-        """
-        Give an output its memory; return the host array that will receive it, or where it stays.
-
-        That is ``target`` itself where TensorRT can write there.
-        """
-        shape = tuple(self._context.get_tensor_shape(name))
-        if -1 in shape:
-            raise EngineError(
-                f'{self._name} cannot tell the shape of {name} before it runs, found {shape}; '
-                'unset: ' + str(self._context.infer_shapes())
-            )
-        own = int(self._buffers[name])
-        if target is None:
-            self._context.set_tensor_address(name, own)
-            return np.empty(shape, self._dtypes[name])
-        if target.shape != shape or target.dtype != self._dtypes[name]:
-            raise EngineError(f'{self._name} gives {name} of shape {shape} and '
-                              f'{self._dtypes[name]}, its place has {target.shape} and '
-                              f'{target.dtype}')
-        address = own if target.address % _ALIGNMENT else target.address
-        self._context.set_tensor_address(name, address)
-        return DeviceArray(address, shape, target.dtype)
-
-    def _max_bytes(self, spec: TensorSpec, largest: Mapping[str, int]) -> int:
-        sizes = (largest[dim] if isinstance(dim, str) else dim for dim in spec.shape)
-        return math.prod(sizes) * self._dtypes[spec.name].itemsize
+    def _max_bytes(self, spec: TensorSpec) -> int:
+        return math.prod(self._max_shape(spec)) * self._dtypes[spec.name].itemsize
 
     def _check_tensors(self, path: Path) -> None:
         expected = {spec.name for spec in (*self.input_specs, *self.output_specs)}
