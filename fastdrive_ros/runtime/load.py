@@ -23,6 +23,7 @@ from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import BundleError
 from fastdrive_ros.runtime.cuda_lane import Lane
 from fastdrive_ros.runtime.cuda_memory import Cuda
+from fastdrive_ros.runtime.device_memory import require_device_memory
 from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.runtime.engine_cache import CachedEngine
@@ -183,6 +184,7 @@ def _loader(
     import_tensorrt(backend)
     cuda = Cuda()
     lane, gpu = Lane(cuda), cuda.device()
+    require_device_memory(bundle, request.graphs, cuda.free_bytes(), f"{gpu.name}'s memory")
     return lambda graph: _load_trt(
         request, graph, backend, lane, gpu.compute_capability
     ), f'{gpu.name} (sm{gpu.compute_capability})'

@@ -25,6 +25,13 @@ def external_data_files(path: Path) -> list[str]:
     return sorted({location for tensor in _tensors(graph) for location in _locations(tensor)})
 
 
+def weight_bytes(path: Path) -> int:
+    """Return how much of the data files an ONNX file uses; small tensors inside it not counted."""
+    graph = onnx.load(path, load_external_data=False).graph
+    return sum(int(entry.value) for tensor in _tensors(graph) if _locations(tensor)
+               for entry in tensor.external_data if entry.key == 'length')
+
+
 class OnnxWeights:
     """The initializers of a graph by their names, mapped from its data files."""
 

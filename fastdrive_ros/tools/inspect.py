@@ -1,6 +1,6 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`fastdrive inspect BAG`: which preset fits, rates, stamps, sweeps, and what is missing."""
+"""`fastdrive inspect`: of a bag preset, rates, stamps, sweeps, gaps; a bundle: inspect_bundle."""
 
 from __future__ import annotations
 
@@ -18,34 +18,44 @@ from fastdrive_ros.config import check_settings
 from fastdrive_ros.config import read_preset
 from fastdrive_ros.tools.bag_survey import image_topics
 from fastdrive_ros.tools.bag_survey import survey
+from fastdrive_ros.tools.inspect_bundle import inspect_bundle
+from fastdrive_ros.tools.inspect_bundle import print_bundle
 from fastdrive_ros.tools.tables import print_table
 
 _EPILOG = """\
-example:
+examples:
   fastdrive inspect bags/sim_intersection_10hz --picture path.png
+  fastdrive inspect engines/nano
 
 The picture shows where the vehicle went, on the ground, in what its cameras saw: where that lies
 on the driven lane, the bag's stamps, calibration, transforms and odometry agree.
 
 Exit code 0: plans can be made on it. 1: not as it is (the reasons are listed).
+Of a bundle every file is verified, and what it takes of a GPU's memory is added up.
 """
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb."""
     parser = subparsers.add_parser(
-        'inspect', help='say what a bag holds', epilog=_EPILOG,
+        'inspect', help='say what a bag or a model bundle holds', epilog=_EPILOG,
         description='Say which topic preset fits a bag, its rates and stamp spreads, how many '
-        'sweeps it makes, what is missing, and the command to run next.',
+        'sweeps it makes, what is missing, and the command to run next. Of a model bundle: its '
+        'cameras, tokens, planner, graphs, training and memory.',
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('bag', type=Path, metavar='BAG', help='rosbag2 folder, .mcap or .db3 file')
+    parser.add_argument('bag', type=Path, metavar='BAG',
+                        help='rosbag2 folder, .mcap or .db3 file; or a bundle with manifest.json')
     parser.add_argument('--json', action='store_true', help='print one JSON document instead')
     parser.add_argument('--picture', type=Path, metavar='PNG',
                         help='draw the driven path into a few sweeps of the cameras')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Inspect; 0 when plans can be made on the bag."""
+    """Inspect; 0 when plans can be made on the bag, or the bundle is whole."""
+    if (args.bag / 'manifest.json').is_file():
+        report = inspect_bundle(args.bag)
+        print(json.dumps(report, indent=2)) if args.json else print_bundle(report)
+        return 0
     with Bag(args.bag) as bag:
         fits = fit_presets(bag.topics)
         best = fits[0]
