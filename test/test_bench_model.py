@@ -116,6 +116,17 @@ def test_a_checkpoint_and_its_pruner(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no picture, matplotlib is missing: pip install 'fastdrive_ros[viz]'" in out
 
 
+def test_a_bare_config_gets_random_weights(tmp_path: Path,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_checkpoint(tmp_path / 'mine')
+    for file in folder.glob('*.safetensors'):
+        file.unlink()
+    _, result = run(capsys, '--checkpoint', str(folder), '--kept', '7', '--methods',
+                    '--out', str(tmp_path / 'out'))
+    assert (result['weights'], result['pruner_weights']) == ('random', 'random')
+    assert [row['error'] for row in result['rows']] == [None] * len(result['rows'])
+
+
 def test_what_raises_is_recorded_and_the_rest_goes_on() -> None:
     calls = []
 

@@ -7,7 +7,8 @@
     node         the live node over DDS on the looped sample bag: stages, overhead, queue, pruning
     memory       resident memory of the live node over minutes
     sim          the simulator: six cameras with masks
-    model        the paper's efficiency table: encode, prune, prefill, decode against transformers
+    model        the paper's efficiency table: encode, prune, prefill, decode of a checkpoint or
+                 shape against transformers; with --bundle of its engines, all methods
     text         a text planner's answers: tokens one by one, in blocks, with guesses
     encoders     vision encoders of several bundles, for example early-pruned ones, side by side
     all          preprocess, node and memory; the others need an extra or a bundle
@@ -32,6 +33,7 @@ examples:
   fastdrive bench node --seconds 60
   fastdrive bench memory --minutes 10
   fastdrive bench model --shape qwen2.5-vl-3b --device cuda
+  fastdrive bench model --bundle my_bundle --kept 504 336 168
   fastdrive bench text --bundle my_text_bundle --bag my_bag --checkpoint my_checkpoint
   fastdrive bench encoders --bundles whole early --evaluations evaluation evaluation_early \\
       --picture early.png
@@ -95,9 +97,7 @@ def run(args: argparse.Namespace) -> int:
         results['sim'] = bench_sim.bench()
         bench_sim.print_report(results['sim'])
     if 'model' in wanted:
-        from fastdrive_ros.tools import bench_model
-
-        results['model'] = bench_model.bench_and_report(args)
+        results['model'] = _bench_model(args)
     if 'text' in wanted:
         from fastdrive_ros.tools import bench_text
         from fastdrive_ros.tools.demo import sample_bag
@@ -116,3 +116,21 @@ def run(args: argparse.Namespace) -> int:
             early_picture.draw(results['encoders'], args.picture)
     print(json.dumps(results))
     return 0
+
+
+def _bench_model(args: argparse.Namespace) -> dict[str, Any]:
+    if not args.bundle:
+        from fastdrive_ros.tools import bench_model
+
+        return bench_model.bench_and_report(args)
+    from fastdrive_ros.tools import bench_bundle
+
+    result = bench_bundle.bench(Path(args.bundle), args.kept or (), args.repeats)
+    bench_bundle.print_report(result)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / 'bundle.json').write_text(json.dumps(result, indent=1) + '\n')
+    try:
+        print(f"drawn: {bench_bundle.draw(result, args.out / 'bundle.png')}")
+    except ModuleNotFoundError as error:
+        print(f"no picture, {error.name} is missing: pip install 'fastdrive_ros[viz]'")
+    return result

@@ -28,6 +28,7 @@ import numpy as np
 from fastdrive_ros.config import ConfigError
 from fastdrive_ros.tools.bench_model_setup import SHAPES
 from fastdrive_ros.tools.bench_model_setup import TEXT_TOKENS
+from fastdrive_ros.tools.bench_model_setup import has_weights
 from fastdrive_ros.tools.computer import cpu_name
 from fastdrive_ros.tools.computer import gpu_state
 
@@ -51,6 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     what = group.add_mutually_exclusive_group()
     what.add_argument('--checkpoint', type=Path, metavar='DIR',
                       help='Qwen2.5-VL folder, with recon_pruner.safetensors if there is one; '
+                      'of a bare config.json the weights are random; '
                       "text: let transformers' generate answer, too, from the bundle's checkpoint")
     what.add_argument('--shape', choices=tuple(SHAPES),
                       help='random weights of this size (default: small)')
@@ -235,7 +237,8 @@ def _protocol(subject: Subject, args: argparse.Namespace, kept: Sequence[int],
     import transformers
 
     return {
-        'model': subject.name, 'weights': 'checkpoint' if args.checkpoint else 'random',
+        'model': subject.name,
+        'weights': 'checkpoint' if has_weights(args.checkpoint) else 'random',
         'pruner_weights': 'trained' if subject.pruner_is_trained else 'random',
         'device': str(subject.device), 'dtype': dtype, 'grid': list(subject.grid),
         'tokens': subject.num_tokens, 'kept': list(kept), 'text_tokens': TEXT_TOKENS,

@@ -123,6 +123,11 @@ def bench_config(shape: str | None, checkpoint: Path | None) -> Qwen2_5_VLConfig
     return Qwen2_5_VLConfig(**copy.deepcopy(SHAPES[shape or 'small']))
 
 
+def has_weights(checkpoint: Path | None) -> bool:
+    """Return whether a checkpoint folder is more than a config."""
+    return checkpoint is not None and any(checkpoint.glob('*.safetensors'))
+
+
 def bench_memory(config: Qwen2_5_VLConfig, grid: tuple[int, int, int], answer_tokens: int,
                  number_bytes: int, device: str) -> MemoryPlan:
     """
@@ -198,7 +203,7 @@ def _language_and_vision(config: Qwen2_5_VLConfig, checkpoint: Path | None, devi
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    if checkpoint is not None:
+    if has_weights(checkpoint):
         hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             checkpoint, dtype=dtype, attn_implementation='sdpa').to(device)
     else:

@@ -91,9 +91,10 @@ def _run(models: Models, row: Row, ledger: list[tuple[Path, tuple[tuple[str, int
     budget = sight.budget(row.keep_ratio)
     kept = models.prune(row.method, sight, budget)
     models.planner(row.planner, row.method).plan(
-        kept, _ego(golden_history(bundle.planner['history_steps'])), budget)
+        kept, golden_ego(golden_history(bundle.planner['history_steps']), _STAMP_NS), budget)
 
 
-def _ego(history: np.ndarray) -> EgoState:
-    return EgoState(_STAMP_NS, 'map', (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), 0.0,
+def golden_ego(history: np.ndarray, stamp_ns: int) -> EgoState:
+    """Return a vehicle that came the way of ``history``, float32 (history_steps, 7)."""
+    return EgoState(stamp_ns, 'map', (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), 0.0,
                     float(history[-1, 4]), float(history[-1, 5]), 0.0, history)
