@@ -36,6 +36,7 @@ from fastdrive_ros.runtime.bundle import BundleError  # noqa: E402
 from fastdrive_ros.runtime.engine import DeviceArray  # noqa: E402
 from fastdrive_ros.runtime.engine import EngineError  # noqa: E402
 from fastdrive_ros.tools import bench_text  # noqa: E402
+from fastdrive_ros.tools.cli import main  # noqa: E402
 from fastdrive_ros.tools.hf_generate import HfWriter  # noqa: E402
 
 BAG = Path(__file__).resolve().parent.parent / 'bags' / 'sim_intersection_10hz'
@@ -143,6 +144,16 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
 def test_engines_on_a_gpu_want_torch_there_too(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match='other graphs run on the GPU, this torch .* finds none'):
         load_language(bundle.graph_path('language_model'), bundle.planner, needs_gpu=True)
+
+
+def test_build_leaves_its_engine_out(bundle: Bundle, tmp_path: Path,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip('tensorrt_rtx')
+    assert main(['build', str(bundle.path), '--backend', 'tensorrt_rtx', '--compute-capability',
+                 '86', '--cache-dir', str(tmp_path), '--text-backend', 'torch']) == 0
+    assert 'language_model' not in capsys.readouterr().out
+    assert {path.name.partition('_tensorrt')[0] for path in tmp_path.glob('*.engine')} == {
+        'vision_encoder', 'recon_pruner'}
 
 
 def test_a_waypoint_head_has_no_language_model() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastdrive_ros.assemble import method_graphs
+from fastdrive_ros.planners import LANGUAGE
 from fastdrive_ros.pruners import METHODS
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import load_bundle
@@ -83,6 +84,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar='METHOD',
         help="the engines of another pruning method (default: the bundle's own)",
     )
+    parser.add_argument(
+        '--text-backend',
+        choices=('engine', 'torch'),
+        default='engine',
+        help='torch: no engine of the language model, for a node with text_backend: torch',
+    )
     parser.set_defaults(run=run)
 
 
@@ -93,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
         raise EngineError('--fused joins the encoder with ReconPruner: leave out --pruner, or '
                           '--fused')
     graphs = method_graphs(bundle, args.pruner or bundle.pruner_method, args.fused)
+    if args.text_backend == 'torch':
+        graphs = tuple(graph for graph in graphs if graph != LANGUAGE)
     cache_dir = args.cache_dir or default_cache_dir()
     backend = _backend(args.backend)
     capability, for_this_gpu = _target(args.compute_capability)
