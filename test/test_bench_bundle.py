@@ -37,8 +37,8 @@ def test_stages_of_all_methods_and_a_picture(
     # Fewer kept cost the planner less; a method before it, without a scorer, the least.
     assert rows['recon', 6]['macs'] < rows['recon', 12]['macs'] < rows['recon', 12]['macs'] * 2
     assert rows['divprune', 12]['macs'] < rows['recon', 12]['macs'] < rows['none', every]['macs']
-    assert json.loads((tmp_path / 'bundle.json').read_text()) == result
-    assert (tmp_path / 'bundle.png').read_bytes().startswith(b'\x89PNG')
+    assert json.loads((tmp_path / 'model.json').read_text()) == result
+    assert (tmp_path / 'model.png').read_bytes().startswith(b'\x89PNG')
     assert f'head waypoint_queries): N = {every}, onnxruntime on CPU' in out
 
 

@@ -119,18 +119,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _bench_model(args: argparse.Namespace) -> dict[str, Any]:
-    if not args.bundle:
-        from fastdrive_ros.tools import bench_model
+    """Measure, print, write model.json and, with matplotlib, model.png."""
+    if args.bundle:
+        from fastdrive_ros.tools.bench_bundle import bench
+        from fastdrive_ros.tools.bench_bundle import draw_plot
+        from fastdrive_ros.tools.bench_bundle import print_report
 
-        return bench_model.bench_and_report(args)
-    from fastdrive_ros.tools import bench_bundle
+        result = bench(Path(args.bundle), args.kept or (), args.repeats)
+    else:
+        from fastdrive_ros.tools.bench_model import bench
+        from fastdrive_ros.tools.bench_model_plot import draw_plot
+        from fastdrive_ros.tools.bench_model_report import print_report
 
-    result = bench_bundle.bench(Path(args.bundle), args.kept or (), args.repeats)
-    bench_bundle.print_report(result)
+        result = bench(args)
+    print_report(result)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / 'bundle.json').write_text(json.dumps(result, indent=1) + '\n')
+    (args.out / 'model.json').write_text(json.dumps(result, indent=1) + '\n')
     try:
-        print(f"drawn: {bench_bundle.draw(result, args.out / 'bundle.png')}")
+        print(f"drawn: {draw_plot(result, args.out / 'model.png')}")
     except ModuleNotFoundError as error:
         print(f"no picture, {error.name} is missing: pip install 'fastdrive_ros[viz]'")
     return result

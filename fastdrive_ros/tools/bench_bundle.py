@@ -149,7 +149,7 @@ def _cell(spread: dict[str, float] | None) -> str:
     return '-' if spread is None else f"{spread['p50']:.1f} ({spread['p95']:.1f})"
 
 
-def draw(result: dict[str, Any], path: Path) -> Path:
+def draw_plot(result: dict[str, Any], path: Path) -> Path:
     """Write one PNG: stages of the unpruned plan and of the bundle's own method, stacked."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

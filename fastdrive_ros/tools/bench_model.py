@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import resource
 import sys
 from collections.abc import Callable
@@ -81,23 +80,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                        help='recorded rounds (default: %(default)s)')
     group.add_argument('--out', type=Path, default=Path('bench_model'), metavar='DIR',
                        help='folder for model.json and model.png (default: %(default)s)')
-
-
-def bench_and_report(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure, print the tables, write model.json and, with matplotlib, model.png."""
-    from fastdrive_ros.tools.bench_model_report import print_report
-
-    result = bench(args)
-    print_report(result)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / 'model.json').write_text(json.dumps(result, indent=1) + '\n')
-    try:
-        from fastdrive_ros.tools.bench_model_plot import draw_plot
-
-        print(f"drawn: {draw_plot(result, args.out / 'model.png')}")
-    except ModuleNotFoundError as error:
-        print(f"no picture, {error.name} is missing: pip install 'fastdrive_ros[viz]'")
-    return result
 
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
