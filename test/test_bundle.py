@@ -46,6 +46,21 @@ def test_a_written_bundle_says_what_it_is(tiny_bundle: Bundle) -> None:
     assert outputs == (TensorSpec('waypoint_residuals', 'float32', (6, 3)),)
 
 
+@pytest.mark.parametrize(('planner', 'pruner', 'head', 'words'), [
+    (True, True, 'text', ''),
+    (True, False, 'text', 'the kept tokens are arbitrary'),
+    (False, True, 'text', 'the plan is not in the words of its training'),
+    (False, False, 'waypoint_queries',
+     'the plan is kinematic extrapolation, the kept tokens are arbitrary'),
+])
+def test_what_is_not_trained_is_named(tiny_bundle: Bundle, planner: bool, pruner: bool, head: str,
+                                      words: str) -> None:
+    manifest = {**tiny_bundle.manifest, 'pruner': {'method': 'recon', 'trained': pruner},
+                'planner': {**tiny_bundle.planner, 'head': head, 'trained': planner}}
+    bundle = Bundle(tiny_bundle.path, manifest)
+    assert bundle.untrained == words and bundle.trained == (not words)
+
+
 def test_every_file_is_listed_and_perception_stores_no_weight_twice(tiny_bundle: Bundle) -> None:
     on_disk = {file.name for file in tiny_bundle.path.iterdir()} - {'manifest.json'}
     assert set(tiny_bundle.manifest['files']) == on_disk

@@ -123,7 +123,7 @@ def test_pictures_and_odometry_become_a_written_plan(bundle: Bundle, fused: bool
     for result in results:
         assert result.refusal is None, result.refusal
         assert result.trajectory.waypoints.shape == (6, 3)
-        assert {'encode', 'prefill', 'decode', 'plan'} <= set(result.stage_ms)
+        assert {'decode', 'encode', 'prefill', 'answer', 'plan'} <= set(result.stage_ms)
         assert len(result.kept.indices) == 9
     # The same pictures and history: a second plan, drafted from the first, is the same plan.
     np.testing.assert_array_equal(results[0].trajectory.waypoints,

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 import numpy as np
 
 # In data-flow order. 'convert' and 'sync' happen before Pipeline.run, 'publish' after it;
-# 'prefill' is inside 'plan'; end_to_end runs from the first camera's arrival to publication.
+# 'prefill' and (of planners that write text) 'answer' are inside 'plan'; end_to_end runs from the
+# first camera's arrival to publication.
 STAGES = ('convert', 'sync', 'decode', 'preprocess', 'encode', 'prune', 'plan', 'prefill',
-          'postprocess', 'publish', 'end_to_end')
+          'answer', 'postprocess', 'publish', 'end_to_end')
 
 
 class StageTimer:

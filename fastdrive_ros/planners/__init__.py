@@ -43,7 +43,7 @@ class PlannerOutput:
     waypoints: np.ndarray
     """float64 (T, 3): x_m, y_m, yaw_rad in base_link at the set's stamp."""
     stage_ms: Mapping[str, float]
-    """The head's inner stages, for example {'prefill': 12.0, 'decode': 80.0}."""
+    """The head's inner stages, for example {'prefill': 12.0, 'answer': 80.0}."""
     text: str = ''
     """What a text-decoding head wrote; empty for the others."""
     kept_indices: np.ndarray | None = None

@@ -60,7 +60,7 @@ class TextPlanner:
         timer = StageTimer()
         with timer('prefill'):
             logits = self.prefill(kept, ego)
-        with timer('decode'):
+        with timer('answer'):
             answer = self.writer.write(self.model, logits, self.draft(ego).tokens, NUM_GUESSED)
         return self.output(ego, answer, timer.stage_ms)
 

@@ -299,9 +299,9 @@ class PlannerNode(LifecycleNode):
                                f'on {loaded.backend}: {loaded.reason}')
         if note:
             self.get_logger().info(note)
-        if not bundle.trained:
-            self.get_logger().warning('this bundle is untrained: it plans kinematic extrapolation '
-                                      'and keeps arbitrary tokens. Not for driving.')
+        if bundle.untrained:
+            self.get_logger().warning(f'this bundle is untrained: {bundle.untrained}. Not for '
+                                      'driving.')
 
 
 class _Loading(threading.Thread):

@@ -155,7 +155,16 @@ class Bundle:
     @property
     def trained(self) -> bool:
         """Whether pruner and planner were both trained; False means waypoints say nothing."""
-        return self.manifest['pruner']['trained'] and self.manifest['planner']['trained']
+        return not self.untrained
+
+    @property
+    def untrained(self) -> str:
+        """What follows from what was not trained, in words; empty when all was."""
+        plans = ('the plan is not in the words of its training'
+                 if self.planner['head'] == 'text' else 'the plan is kinematic extrapolation')
+        kept = 'the kept tokens are arbitrary'
+        return ', '.join(words for words, section in ((plans, 'planner'), (kept, 'pruner'))
+                         if not self.manifest[section]['trained'])
 
     def graph_path(self, graph: str) -> Path:
         """Return the ONNX file of a graph, for example 'vision_encoder'."""

@@ -5,7 +5,7 @@
 
     encode    pictures to tokens (and what the method looks at besides them)
     prune     its choice, ReconPruner's graph or numpy on the host
-    plan      the planner; prefill and decode apart where it writes text
+    plan      the planner; prefill and answer apart where it writes text
 
 The vehicle's own parts on one golden frame, every trial once a round. `bench model --checkpoint`
 holds our arithmetic against transformers'; this says what the engines that drive take here.
@@ -48,7 +48,7 @@ _LEFT_OUT = ('random', 'uniform')
 _WARM_UP_ROUNDS = 2
 # Further apart than a text planner's memory, which would otherwise guess its own plan.
 _BETWEEN_PLANS_NS = 10_000_000_000
-_STAGES = ('encode', 'prune', 'plan', 'prefill', 'decode', 'total')
+_STAGES = ('encode', 'prune', 'plan', 'prefill', 'answer', 'total')
 
 
 def bench(path: Path, kept: Sequence[int], repeats: int, backend: str = 'auto') -> dict[str, Any]:

@@ -35,7 +35,6 @@ SAMPLE_BAG = Path('bags') / 'sim_intersection_10hz'
 
 # How far into the drive the picture is taken.
 _MOMENT = 0.82
-_UNTRAINED = 'UNTRAINED: the plan is kinematic extrapolation, the kept tokens are arbitrary'
 _EPILOG = """\
 example:
   fastdrive demo --out out/demo.png
@@ -106,7 +105,7 @@ def _moment(session: LiveSession, bag: Bag, bundle: Bundle, odometry_topic: str)
         window.record(cycle.stage_ms)
     last = listener.cycles[-1].values
     kept, total = last['kept_tokens'], last['total_tokens']
-    training = 'trained' if bundle.trained else _UNTRAINED
+    training = 'trained' if bundle.trained else f'UNTRAINED: {bundle.untrained}'
     return Moment(
         overlays=listener.overlays[plan.stamp_ns],
         plan_m=_in_vehicle(plan.positions_m, pose),

@@ -22,7 +22,8 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
     memory = device_memory(bundle, graphs)
     return {
         'bundle': str(path), 'name': bundle.name, 'precision': bundle.precision,
-        'trained': bundle.trained, 'training': bundle.manifest['training'],
+        'trained': bundle.trained, 'untrained': bundle.untrained,
+        'training': bundle.manifest['training'],
         'cameras': list(bundle.cameras),
         'image': [bundle.image_height, bundle.image_width],
         'tokens_per_camera': bundle.tokens_per_camera, 'num_tokens': bundle.num_tokens,
@@ -43,7 +44,7 @@ def print_bundle(report: dict[str, Any]) -> None:
         ('early pruning', report['early_pruning'] or 'none'),
         ('pruner', report['pruner']),
         ('planner', report['planner']),
-        ('trained', 'yes' if report['trained'] else 'no: not for plans that mean anything'),
+        ('trained', f"no: {report['untrained']}" if report['untrained'] else 'yes'),
         ('made from', f"checkpoint {report['source']['checkpoint_sha256'][:12]}, fastdrive_ros "
                       f"{report['source']['fastdrive_ros']}"),
     ]

@@ -97,7 +97,7 @@ def drive_to(folder: Path, bag: Bag, assembly: Assembly, settings: Mapping[str, 
     report = {
         'fastdrive_ros': __version__,
         'bag': str(bag.path),
-        'bundle': {'name': bundle.name, 'trained': bundle.trained,
+        'bundle': {'name': bundle.name, 'trained': bundle.trained, 'untrained': bundle.untrained,
                    'sha256': {graph: bundle.graph_sha256(graph)
                               for graph in bundle.manifest['graphs']},
                    'early_pruning': early_pruning_note(bundle, settings['keep_ratio'])},
@@ -206,6 +206,6 @@ def _print(report: Mapping[str, Any], out: Path) -> None:
                   summary['latency_ms'])
     if bundle['early_pruning']:
         print(f"note: {bundle['early_pruning']}")
-    if not bundle['trained']:
-        print(f"note: bundle {bundle['name']} is untrained, its plans are kinematic extrapolation")
+    if bundle['untrained']:
+        print(f"note: bundle {bundle['name']} is untrained: {bundle['untrained']}")
     print(f'wrote {out}')
