@@ -49,9 +49,9 @@ MAY_IMPORT = {
 # Top-level package of others -> the only rooms that may name it.
 ONLY_IN = {
     # A text model's decoding loop runs in the vehicle and wants CUDA graphs over its own weights:
-    # four planner files that only text_backend 'torch' imports.
+    # five planner files that only text_backend 'torch' imports.
     'torch': ('learn', 'tools', 'planners.torch_language', 'planners.torch_decoder',
-              'planners.torch_replay', 'planners.torch_weights'),
+              'planners.torch_product', 'planners.torch_replay', 'planners.torch_weights'),
     'transformers': ('learn', 'tools'),
     'safetensors': ('learn', 'tools'),
     'tokenizers': ('learn', 'tools', 'planners.text'),

@@ -116,6 +116,16 @@ def test_a_checkpoint_and_its_pruner(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no picture, matplotlib is missing: pip install 'fastdrive_ros[viz]'" in out
 
 
+def test_there_is_room_for_wrong_guesses_behind_the_longest_answer(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(SHAPES, 'tiny', TINY)
+    # Longer than any block that is measured; the last of four passes reads 20, of them 9 right.
+    _, result = run(capsys, '--shape', 'tiny', '--answer-tokens', '36', '--read', '80',
+                    '--methods', '--kept', '7', '--out', str(tmp_path))
+    assert [row['error'] for row in result['rows']] == [None] * len(result['rows'])
+
+
 def test_a_bare_config_gets_random_weights(tmp_path: Path,
                                            capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_checkpoint(tmp_path / 'mine')
@@ -174,7 +184,8 @@ def test_memory_too_small_is_said_before_anything_is_made(
                  '--dtype', 'bfloat16']) == 2
     err = capsys.readouterr().err
     # Twice 3,085.9 million, 629.1 of the tower, twice 77.1: 6.955e9 parameters of two bytes.
-    assert 'GiB for 3549 rows (weights 12.96' in err
+    # 3249 tokens, 200 of text, 100 of an answer, ten that the last pass may guess beyond it.
+    assert 'GiB for 3559 rows (weights 12.96' in err
     assert 'free on cpu, found 1.00 GiB: keep fewer tokens' in err
 
 

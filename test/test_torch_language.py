@@ -24,6 +24,7 @@ from fastdrive_ros.planners.language_memory import plan_memory
 from fastdrive_ros.planners.language_memory import require_memory
 from fastdrive_ros.planners.torch_decoder import Decoder
 from fastdrive_ros.planners.torch_language import TorchLanguageModel
+from fastdrive_ros.planners.torch_product import Product
 from fastdrive_ros.runtime.engine import EngineError
 
 TOLERANCE = 1e-5
@@ -331,3 +332,21 @@ def test_other_planners_come_without_torch() -> None:
               "fastdrive_ros.assemble; assert 'torch' not in sys.modules")
     subprocess.run([sys.executable, '-c', script], check=True,
                    cwd=Path(__file__).resolve().parent.parent)
+
+
+@pytest.mark.parametrize('rows', [1, 3, 40])
+@pytest.mark.parametrize('with_bias', [False, True])
+def test_a_packed_matrix_multiplies_as_a_plain_one(rows: int, with_bias: bool) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    weight = torch.randn(24, 16, generator=generator)
+    bias = torch.randn(24, generator=generator) if with_bias else None
+    inputs = torch.randn(rows, 16, generator=generator)
+    packed, plain = Product(weight, bias), Product(weight.double(), None)
+    assert packed.is_packed == torch.backends.mkldnn.is_available() and not plain.is_packed
+    expected = inputs.double() @ weight.double().T
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            packed(inputs).double(), expected + (0.0 if bias is None else bias.double()),
+            atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(plain(inputs.double()), expected)
+        torch.testing.assert_close(plain.added_to(expected, inputs.double()), 2 * expected)

@@ -15,14 +15,18 @@ What transformers' layers compute, without its masks, cache objects and Python b
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
 from fastdrive_ros.planners.language_memory import LanguageShape
+from fastdrive_ros.planners.torch_product import Product
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
+Weight = Callable[[str], torch.Tensor]
+"""A weight by transformers' name inside the text model."""
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Layer, query [S, H, c], key and value [S, G, c] -> mixed values [S, H c]."""
 
@@ -30,12 +34,11 @@ Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 @dataclass(frozen=True)
 class _Layer:
     norm: torch.Tensor
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor
-    out: torch.Tensor
+    qkv: Product
+    out: Product
     mlp_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    gate_up: Product
+    down: Product
 
 
 class Cache:
@@ -51,18 +54,21 @@ class Cache:
 class Decoder:
     """Weights of one text model, and its arithmetic."""
 
-    def __init__(self, shape: LanguageShape, weight: Callable[[str], torch.Tensor]) -> None:
+    def __init__(self, shape: LanguageShape, weight: Weight) -> None:
         """
         Take weights by transformers' names inside the text model, and 'lm_head.weight'.
 
-        Tables, norms and plain products are used as they are given; q, k, v and gate, up are
-        copied into one matrix each.
+        Tables, norms and, on a GPU, plain products are used as they are given; q, k, v and gate,
+        up are copied into one matrix each.
         """
         self.shape = shape
         self.embedding = weight('embed_tokens.weight').detach()
         self.head = self.embedding if shape.tied else weight('lm_head.weight').detach()
         self.norm = weight('norm.weight').detach()
         self.layers = [_layer(weight, f'layers.{index}.') for index in range(shape.num_layers)]
+        last = f'layers.{shape.num_layers - 1}.'
+        self._last_query = _attention_part(weight, last, 'q')
+        self._last_key_value = _attention_part(weight, last, 'kv')
         device, half = self.embedding.device, shape.head_dim // 2
         powers = torch.arange(0, shape.head_dim, 2, dtype=torch.float) / shape.head_dim
         self._frequencies = (1.0 / shape.rope_theta**powers).repeat(2).to(device)   # (c,)
@@ -81,7 +87,7 @@ class Decoder:
         """Run one layer on [S, D]."""
         shape, weights = self.shape, self.layers[index]
         heads, shared = shape.num_heads, shape.num_kv_heads
-        qkv = functional.linear(self.normed(hidden, weights.norm), weights.qkv, weights.qkv_bias)
+        qkv = weights.qkv(self.normed(hidden, weights.norm))
         qkv = qkv.unflatten(1, (heads + 2 * shared, shape.head_dim))
         query, key = _rotate(qkv[:, :heads + shared], *rotary).split((heads, shared), dim=1)
         return self._after_attention(
@@ -96,12 +102,11 @@ class Decoder:
         """
         shape, weights = self.shape, self.layers[-1]
         heads, shared = shape.num_heads, shape.num_kv_heads
-        normed, wide = self.normed(hidden, weights.norm), heads * shape.head_dim
-        both = functional.linear(normed, weights.qkv[wide:], weights.qkv_bias[wide:])
-        key, value = both.unflatten(1, (2 * shared, shape.head_dim)).split(shared, dim=1)
+        normed = self.normed(hidden, weights.norm)
+        both = self._last_key_value(normed).unflatten(1, (2 * shared, shape.head_dim))
+        key, value = both.split(shared, dim=1)
         key, value = _rotate(key, *rotary).transpose(0, 1), value.transpose(0, 1)
-        query = functional.linear(normed.index_select(0, row), weights.qkv[:wide],
-                                  weights.qkv_bias[:wide])
+        query = self._last_query(normed.index_select(0, row))
         query = _rotate(query.unflatten(1, (heads, shape.head_dim)),
                         *(each.index_select(0, row) for each in rotary))
         if cache is not None:
@@ -113,10 +118,9 @@ class Decoder:
 
     def _after_attention(self, hidden: torch.Tensor, mixed: torch.Tensor,
                          weights: _Layer) -> torch.Tensor:
-        hidden = torch.addmm(hidden, mixed, weights.out.T)
-        gate, up = functional.linear(
-            self.normed(hidden, weights.mlp_norm), weights.gate_up).chunk(2, dim=1)
-        return torch.addmm(hidden, functional.silu(gate) * up, weights.down.T)
+        hidden = weights.out.added_to(hidden, mixed)
+        gate, up = weights.gate_up(self.normed(hidden, weights.mlp_norm)).chunk(2, dim=1)
+        return weights.down.added_to(hidden, functional.silu(gate) * up)
 
     def normed(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return the root-mean-square norm of [S, D]."""
@@ -199,19 +203,24 @@ def _mixed(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     return mixed.unflatten(1, (-1, group)).transpose(0, 1).flatten(1)
 
 
-def _layer(weight: Callable[[str], torch.Tensor], name: str) -> _Layer:
-    def joined(*parts: str) -> torch.Tensor:
-        return torch.cat([weight(name + part).detach() for part in parts])
-
-    attention = tuple(f'self_attn.{part}_proj' for part in 'qkv')
+def _layer(weight: Weight, name: str) -> _Layer:
     return _Layer(
         norm=weight(f'{name}input_layernorm.weight').detach(),
-        qkv=joined(*(f'{part}.weight' for part in attention)),
-        qkv_bias=joined(*(f'{part}.bias' for part in attention)),
-        out=weight(f'{name}self_attn.o_proj.weight').detach(),
+        qkv=_attention_part(weight, name, 'qkv'),
+        out=Product(weight(f'{name}self_attn.o_proj.weight').detach()),
         mlp_norm=weight(f'{name}post_attention_layernorm.weight').detach(),
-        gate_up=joined('mlp.gate_proj.weight', 'mlp.up_proj.weight'),
-        down=weight(f'{name}mlp.down_proj.weight').detach())
+        gate_up=Product(_joined(weight, name, ('mlp.gate_proj.weight', 'mlp.up_proj.weight'))),
+        down=Product(weight(f'{name}mlp.down_proj.weight').detach()))
+
+
+def _attention_part(weight: Weight, name: str, parts: str) -> Product:
+    names = [f'self_attn.{part}_proj' for part in parts]
+    return Product(*(_joined(weight, name, [f'{each}.{kind}' for each in names])
+                     for kind in ('weight', 'bias')))
+
+
+def _joined(weight: Weight, name: str, parts: Sequence[str]) -> torch.Tensor:
+    return torch.cat([weight(name + part).detach() for part in parts])
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:

@@ -110,8 +110,9 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     config = bench_config(args.shape, args.checkpoint)
     before = gpu_state()
     name = args.checkpoint.name if args.checkpoint else args.shape or 'small'
-    subject = make_subject(config, name, args.checkpoint, args.grid, args.answer_tokens, device,
-                           dtype)
+    # The last pass of an answer may read a few wrong guesses behind it.
+    longest_answer = args.answer_tokens + -(-args.read // args.passes)
+    subject = make_subject(config, name, args.checkpoint, args.grid, longest_answer, device, dtype)
     trials = _trials(subject, kept, args)
     rows = run_trials(trials, args.repeats)
     for row in rows:

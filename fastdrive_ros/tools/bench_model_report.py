@@ -39,6 +39,9 @@ def print_report(result: Mapping[str, Any]) -> None:
                     ('method', 'K', 'encode', 'prune', 'prefill with cuts'),
                     [_row(row, ('encode', 'prune', 'prefill')) for row in rivals])
     _print_blocks(result)
+    for row in result['rows']:
+        if row['error']:
+            print(f"failed: {row['name']}, K = {row['kept']}: {row['error']}")
     _print_cost(result)
     _print_memory(result)
     print_table("our logits against transformers' forward, prompt and 12 answer tokens",
@@ -107,7 +110,7 @@ def _times(theirs: float | None, ours: float | None) -> str:
 
 def _row(row: Mapping[str, Any], stages: tuple[str, ...]) -> tuple[str, ...]:
     if row['error']:
-        return row['name'], str(row['kept']), row['error'], *[''] * (len(stages) - 1)
+        return row['name'], str(row['kept']), 'failed', *[''] * (len(stages) - 1)
     return row['name'], str(row['kept']), *(_cell(row['stages_ms'].get(stage))
                                             for stage in stages)
 
