@@ -15,7 +15,9 @@ no bf16, golden outputs and pruning methods stay as they are, and the largest te
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
 from functools import partial
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fastdrive_ros.core.pruning import num_kept
 from fastdrive_ros.learn.checkpoint import DrivingModel
@@ -43,6 +46,7 @@ from fastdrive_ros.learn.graphs import join_perception
 from fastdrive_ros.learn.language_graph import FREE_DIMS
 from fastdrive_ros.learn.language_graph import OUTPUTS
 from fastdrive_ros.learn.precision import DTYPES
+from fastdrive_ros.learn.precision import Reach
 from fastdrive_ros.learn.precision import Rounding
 from fastdrive_ros.learn.precision import in_float32
 from fastdrive_ros.learn.precision import require_range
@@ -57,6 +61,10 @@ from fastdrive_ros.learn.text_export import check_language
 from fastdrive_ros.learn.text_export import frame_agreement
 from fastdrive_ros.learn.text_export import golden_feeds
 from fastdrive_ros.learn.text_export import golden_logits
+from fastdrive_ros.learn.waypoint_head import WaypointPlanner
+from fastdrive_ros.learn.weight_only import Cost
+from fastdrive_ros.learn.weight_only import cost
+from fastdrive_ros.learn.weight_only import quantise
 from fastdrive_ros.runtime.golden import PLAN_PREFIX
 from fastdrive_ros.runtime.golden_inputs import golden_history
 from fastdrive_ros.runtime.golden_inputs import golden_images
@@ -74,6 +82,8 @@ class Work:
 
     parts: ModelParts
     precision: str
+    weights: str
+    """'int8' or 'int4' for the language layers, '' for the precision's type."""
     plan_pruner: Path | None
     text_head: TextHead | None
     folder: Path
@@ -126,6 +136,8 @@ class Facts:
     tolerance: float
     differences: dict[str, Difference] = field(default_factory=dict)
     roundings: dict[str, Rounding] = field(default_factory=dict)
+    costs: dict[str, Cost] = field(default_factory=dict)
+    """Of integer weights."""
     text: dict[str, Any] = field(default_factory=dict)
     """Of a text planner: agreement, vocabulary_size, cache."""
 
@@ -186,21 +198,29 @@ def export_planner(work: Work) -> Facts:
     graph, head = 'planner', work.parts.head
     inputs = work.inputs('kept_tokens', 'kept_indices', 'ego_history')
     facts = Facts(work.tolerance)
+
+    def in_fp32(planner: WaypointPlanner) -> tuple[torch.Tensor, Reach, dict[str, np.ndarray]]:
+        states, reach = query_states(planner, inputs)
+        residuals = head.residuals(states, inputs['ego_history'][None])[0]
+        return states, reach, {'waypoint_residuals': residuals.numpy()}
+
     with timed(work.report, f'golden outputs of {graph} by torch in fp32'):
-        states, reach = query_states(work.parts.planner(None), inputs)
-        golden = head.residuals(states, inputs['ego_history'][None])[0].numpy()
-    work.golden['waypoint_residuals'] = golden
+        states, reach, golden = in_fp32(work.parts.planner(None))
     planner = work.parts.planner(work.dtype)
+    if work.weights:
+        with _integers(work, facts, graph, planner, golden) as found:
+            states, _, golden = in_fp32(planner)
+            found |= golden
+    work.golden.update(golden)
     if work.precision != 'fp32':
         require_range(graph, work.precision, reach)
         with timed(work.report, f'{graph} in {work.precision} by torch'), torch.inference_mode():
             found = {'waypoint_residuals': planner(*inputs.values()).numpy()}
-        facts.roundings[graph] = rounding(
-            graph, work.precision, {'waypoint_residuals': golden}, found)
+        facts.roundings[graph] = rounding(graph, work.precision, golden, found)
     with timed(work.report, f'export {graph}'):
         export_graph(planner, inputs, ['waypoint_residuals'], _KEPT_DIMS, work.path(graph))
-    if not work.has_stored_type('llm'):
-        states, _ = query_states(planner, inputs)
+    if not work.weights and not work.has_stored_type('llm'):
+        states, *_ = in_fp32(planner)
     facts.differences[graph] = _compared(
         work, graph, partial(check_planner, planner, inputs, states))
     return facts
@@ -217,10 +237,15 @@ def export_language(work: Work) -> Facts:
         with in_float32(stored) as reach:
             golden = golden_logits(stored, feeds, kept)
             agreement = frame_agreement(stored, feeds, kept)
+    language = work.parts.language(work.dtype)
+    if work.weights:
+        with _integers(work, facts, graph, language, golden) as found, in_float32(language):
+            golden = golden_logits(language, feeds, kept)
+            agreement = frame_agreement(language, feeds, kept)
+            found |= golden
     facts.text = {'agreement': agreement, 'vocabulary_size': len(stored.output),
                   'cache': cache_sizes(work.parts, head, stored)}
     work.golden.update({**golden, **{f'language_{name}': v for name, v in feeds.items()}})
-    language = work.parts.language(work.dtype)
     if work.precision != 'fp32':
         require_range(graph, work.precision, reach)
         with timed(work.report, f'{graph} in {work.precision} by torch'):
@@ -295,6 +320,25 @@ def _pruner(
         export_graph(pruner, inputs, _PRUNER_OUTPUTS, _KEPT_DIMS, work.path(graph))
     facts.differences[graph] = _compared(work, graph, partial(check_pruner, pruner, early=early))
     return facts
+
+
+@contextmanager
+def _integers(
+    work: Work, facts: Facts, graph: str, module: nn.Module, before: Mapping[str, np.ndarray]
+) -> Iterator[dict[str, np.ndarray]]:
+    """
+    Give ``module`` integer weights; yields what wants its golden outputs, and notes their cost.
+
+    Engines are held against this module, not the one before: a mistake would hide in what integers
+    cost. That is information, without a limit: whoever asks for int4 asks for it, one golden input
+    says little about driving, and `fastdrive evaluate` says it all.
+    """
+    found: dict[str, np.ndarray] = {}
+    with timed(work.report, f'{graph} with {work.weights} weights by torch in fp32') as says:
+        quantise(module, work.weights)
+        yield found
+        facts.costs[graph] = cost(module, work.weights, before, found)
+        says(str(facts.costs[graph]))
 
 
 def _outputs(pruner: ReconPruner, inputs: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -4,7 +4,8 @@
 Torch module -> ONNX file, and the proof that both say the same.
 
 Opset 18, attention decomposed, K the only free dimension: what TensorRT 10.3 (JetPack 6) and
-later, TensorRT-RTX and ONNX Runtime all take. Weights lie beside the graph in one .data file.
+later, TensorRT-RTX and ONNX Runtime all take (integer weights want opset 21: weight_only.py).
+Weights lie beside the graph in one .data file.
 
 In bf16 and fp16 the proof has two halves: the file with every rounding taken out equals torch in
 fp32 on the same weights (here), and what the rounding itself does is measured (precision.py).
@@ -27,7 +28,9 @@ import torch
 from onnx import compose
 from torch import nn
 
+from fastdrive_ros.learn import weight_only
 from fastdrive_ros.runtime.engine import EngineError
+from fastdrive_ros.runtime.onnx_engine import EXACT_INTEGERS
 
 OPSET = 18
 _HALF_TYPES = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16
@@ -70,6 +73,7 @@ def export_graph(
         dict.fromkeys(free_dims.get(name, ()), torch.export.Dim.DYNAMIC) or None
         for name in inputs
     )
+    opset = weight_only.OPSET if weight_only.integer_layers(module) else OPSET
     # The exporter's talk of its own deprecations and of torchvision, which nothing here needs.
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
@@ -80,10 +84,11 @@ def export_graph(
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_shapes=shapes,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             verbose=False,
         )
+    weight_only.pack_int4(program.model)
     program.save(path, external_data=True)
     model = onnx.load(path, load_external_data=False)
     name_free_dims(model, free_dims)
@@ -150,6 +155,7 @@ def cpu_session(
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry(*EXACT_INTEGERS)
     values = {
         name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
         for name, value in (overrides or {}).items()

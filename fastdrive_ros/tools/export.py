@@ -76,6 +76,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         'Measured against fp32, and refused where it overflows',
     )
     parser.add_argument(
+        '--weights', choices=('int8', 'int4'),
+        help="store the matrices of the language layers as int8 (a scale a channel) or int4 (in "
+        'blocks of 128); everything computes in --precision all the same. What it costs is '
+        'printed (default: as --precision)',
+    )
+    parser.add_argument(
         '--prompt', type=Path, metavar='FILE',
         help='for checkpoints that write their waypoints as text (Impromptu-VLA): what they are '
         'asked and how they answer; config/prompts/front.yaml is an example',
@@ -123,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
             height=args.height,
             width=args.width,
             precision=args.precision,
+            weights=args.weights or '',
             prompt=prompt,
             rivals=args.rivals,
             force=args.force,
