@@ -174,7 +174,8 @@ def _export(
         report('      note  only ONNX Runtime will run this bundle: '
                + topk_mend(parts.num_tokens))
     text_head = read_prompt_file(request.prompt, request.cameras) if request.prompt else None
-    work = Work(parts, request.precision, request.weights, request.plan_pruner, text_head, partial, report, {})
+    work = Work(parts, request.precision, request.weights, request.plan_pruner, text_head,
+                partial, report, {})
     for number, step in enumerate(request.steps, 1):
         recorded = partial / WORK_FOLDER / f'{step}.npz'
         if journal.facts(step) is not None:

@@ -30,7 +30,6 @@ from torch import nn
 
 from fastdrive_ros.learn import weight_only
 from fastdrive_ros.runtime.engine import EngineError
-from fastdrive_ros.runtime.onnx_engine import EXACT_INTEGERS
 
 OPSET = 18
 _HALF_TYPES = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16
@@ -151,11 +150,11 @@ def cpu_session(
     Open a graph in ONNX Runtime on the CPU; ``overrides`` replaces initializers by name.
 
     A graph in bf16 or fp16, which ONNX Runtime's CPU cannot run (or only partly), is ``lifted``
-    to fp32: the same nodes on the same weights from the same files, without any rounding.
+    to fp32: the same nodes on the same weights from the same files, without any rounding. Integer
+    weights are multiplied out where they are used.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry(*EXACT_INTEGERS)
     values = {
         name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
         for name, value in (overrides or {}).items()
@@ -164,7 +163,7 @@ def cpu_session(
         options.add_initializer(name, value)
     graph: Path | bytes = path
     model = onnx.load(path, load_external_data=False)
-    if lifted(model):
+    if lifted(model) or any(node.op_type == 'DequantizeLinear' for node in model.graph.node):
         graph = model.SerializeToString()
         options.add_session_config_entry(
             'session.model_external_initializers_file_folder_path', str(path.parent.resolve()))

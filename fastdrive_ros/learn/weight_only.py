@@ -7,13 +7,13 @@ Weight-only quantisation: linear layers -> integers and scales, the same in torc
     int8: one scale an output channel, its largest weight / 127
     int4: one scale an output channel and block of 128 inputs, its largest weight / 7
 
-The file has DequantizeLinear -> MatMul; everything computes in the type of the scales, so the file,
-torch and an engine must agree like any other graph. What the integers themselves cost is measured
+The file has DequantizeLinear -> MatMul; everything computes in the type of the scales, so file,
+torch and engines must agree as for any other graph. What the integers themselves cost is measured
 apart (``Cost``).
 
-Why no maintained tool. ONNX Runtime 1.31's matmul_nbits_quantizer skips Gemm, writes no int8 for
-others than itself, and takes the waypoint head's matrices, too: in the file the exporter's MatMuls
-have no names any more. NVIDIA ModelOpt 0.47: docs/full_size.md. In torch the layers are known.
+Why no maintained tool: ONNX Runtime 1.31's matmul_nbits_quantizer skips Gemm, writes int4 only and
+takes the waypoint head's MatMuls, too (the exporter leaves them no names to tell them by); NVIDIA
+ModelOpt 0.47's graph does not build (docs/full_size.md). In torch the layers are known.
 """
 
 from __future__ import annotations

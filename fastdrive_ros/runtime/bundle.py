@@ -143,6 +143,13 @@ class Bundle:
         return self.manifest['precision']
 
     @property
+    def arithmetic(self) -> str:
+        """The precision for people, for example 'fp32', or 'fp32, int4 weights'."""
+        kinds = {section['weights']['weights'] for section in self.manifest['graphs'].values()
+                 if 'weights' in section}
+        return ', '.join([self.precision, *(f'{kind} weights' for kind in sorted(kinds))])
+
+    @property
     def planner(self) -> Mapping[str, Any]:
         """The manifest's planner section: head, horizon, history, prompt."""
         return self.manifest['planner']

@@ -137,7 +137,7 @@ def _bench(bag: Bag, assembly: Assembly, settings: dict[str, Any],
                           'why')
     return {
         'bundle': assembly.bundle.name, 'backend': assembly.loaded.backend,
-        'device': assembly.loaded.device, 'precision': assembly.bundle.precision,
+        'device': assembly.loaded.device, 'precision': assembly.bundle.arithmetic,
         'plans': len(comparison.prefill_ms), 'num_tokens': assembly.bundle.num_tokens,
         'keep_ratio': settings['keep_ratio'],
         'prefill_ms': _spread(comparison.prefill_ms),

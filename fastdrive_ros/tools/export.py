@@ -77,7 +77,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         '--weights', choices=('int8', 'int4'),
-        help="store the matrices of the language layers as int8 (a scale a channel) or int4 (in "
+        help='store the matrices of the language layers as int8 (a scale a channel) or int4 (in '
         'blocks of 128); everything computes in --precision all the same. What it costs is '
         'printed (default: as --precision)',
     )
@@ -113,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdrive_ros.learn.export import export_bundle
     from fastdrive_ros.learn.nano import PRUNER_FILE
     from fastdrive_ros.learn.prompt_file import shown_cameras
+    from fastdrive_ros.learn.weight_only import Cost
 
     prompt = args.prompt.expanduser() if args.prompt else None
     usual = shown_cameras(prompt, NUSCENES_CAMERAS) if prompt else NUSCENES_CAMERAS
@@ -144,6 +145,10 @@ def run(args: argparse.Namespace) -> int:
         print(f'early pruning after block {args.early_pruning[0]}: '
               f'{bundle.encoded_per_camera} of {bundle.tokens_per_camera} tokens of each camera '
               'go on')
+    for graph, section in bundle.manifest['graphs'].items():
+        if 'weights' in section:
+            print(f'{graph}: {Cost(**section["weights"])}. What that means for plans: '
+                  '`fastdrive evaluate`')
     if not bundle.trained:
         print('Not trained: ' + bundle.manifest['training'])
     return 0
