@@ -185,10 +185,10 @@ def test_cost_by_hand() -> None:
     logits = {'prompt_logits': np.array([1.0, 2.0]), 'block_logits': np.array([[3.0, 1], [2, 0]])}
     changed = {**logits, 'block_logits': np.array([[3.0, 1], [2, 2.5]])}
     found = cost(module, 'int4', logits, changed)
-    assert (found.same_choice, found.largest_m) == (pytest.approx(2 / 3), None)
+    assert (found.same_choices, found.num_choices, found.largest_m) == (2, 3, None)
     assert found.relative_l2 == pytest.approx(2.5 / 19 ** 0.5)
     assert str(found) == ('2 int4 in blocks of 128; against the weights before: 57.35% of the '
-                          'outputs, 67% of the greedy choices are the same')
+                          'outputs, 2 of 3 greedy choices are the same')
 
 
 @pytest.fixture(scope='module')
@@ -306,7 +306,7 @@ def test_a_text_bundle_with_int4(tmp_path: Path) -> None:
     said = Cost(**bundle.manifest['graphs']['language_model']['weights'])
     assert said.matrices == {'int4 in blocks of 16': 18, 'int4 in blocks of 64': 3}
     assert 0.0 < said.relative_l2 < 1.0
-    assert said.largest_m is None
+    assert (said.num_choices, said.largest_m) == (4, None)
     assert [line for line in lines if str(said) in line]
     loaded = load_engines(bundle, backend='onnxruntime', graphs=('language_model',))
     assert max(loaded.golden.errors.values()) < 1e-4

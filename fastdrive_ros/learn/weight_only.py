@@ -79,7 +79,7 @@ class IntegerLinear(nn.Module):
 class Cost:
     """What integer weights change: the golden outputs against those of the checkpoint's own."""
 
-    weights: str
+    kind: str
     """'int8' or 'int4'."""
     matrices: Mapping[str, int]
     """How many are stored how, for example {'int4 in blocks of 128': 252}."""
@@ -87,15 +87,16 @@ class Cost:
     """Of the residuals, or of all logits; never relative to a norm below one."""
     largest_m: float | None = None
     """Of waypoint residuals: how far a waypoint moves at most."""
-    same_choice: float | None = None
-    """Of logits: share of rows whose greatest is that of the same candidate."""
+    same_choices: int | None = None
+    """Of logits: rows whose greatest is that of the same candidate, out of ``num_choices``."""
+    num_choices: int | None = None
 
     def __str__(self) -> str:
         """Say it in one line."""
         stored = ', '.join(f'{count} {how}' for how, count in self.matrices.items())
         moved = (f'waypoints move by at most {self.largest_m:.3g} m'
                  if self.largest_m is not None else
-                 f'{self.same_choice:.0%} of the greedy choices are the same')
+                 f'{self.same_choices} of {self.num_choices} greedy choices are the same')
         return (f'{stored}; against the weights before: {self.relative_l2:.2%} of the outputs, '
                 f'{moved}')
 
@@ -118,15 +119,13 @@ def cost(
     pairs = [(before[name].astype(np.float64), after[name]) for name in before]
     size = sum(np.sum(old**2) for old, _ in pairs) ** 0.5
     moved = sum(np.sum((new - old)**2) for old, new in pairs) ** 0.5
-    largest = same = None
+    relative = float(moved / max(size, 1.0))
     if 'waypoint_residuals' in before:
         ((old, new),) = pairs
-        largest = float(np.linalg.norm((new - old)[:, :2], axis=1).max())
-    else:
-        rows = [(old.reshape(-1, old.shape[-1]), new.reshape(-1, old.shape[-1]))
-                for old, new in pairs]
-        same = float(np.concatenate([old.argmax(1) == new.argmax(1) for old, new in rows]).mean())
-    return Cost(kind, dict(stored), float(moved / max(size, 1.0)), largest, same)
+        return Cost(kind, dict(stored), relative,
+                    largest_m=float(np.linalg.norm((new - old)[:, :2], axis=1).max()))
+    same = np.concatenate([np.ravel(old.argmax(-1) == new.argmax(-1)) for old, new in pairs])
+    return Cost(kind, dict(stored), relative, same_choices=int(same.sum()), num_choices=len(same))
 
 
 def integer_layers(module: nn.Module) -> list[IntegerLinear]:

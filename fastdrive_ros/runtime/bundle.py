@@ -145,7 +145,7 @@ class Bundle:
     @property
     def arithmetic(self) -> str:
         """The precision for people, for example 'fp32', or 'fp32, int4 weights'."""
-        kinds = {section['weights']['weights'] for section in self.manifest['graphs'].values()
+        kinds = {section['weights']['kind'] for section in self.manifest['graphs'].values()
                  if 'weights' in section}
         return ', '.join([self.precision, *(f'{kind} weights' for kind in sorted(kinds))])
 
