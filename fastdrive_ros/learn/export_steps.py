@@ -15,14 +15,13 @@ no bf16, golden outputs and pruning methods stay as they are, and the largest te
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +44,7 @@ from fastdrive_ros.learn.graphs import export_graph
 from fastdrive_ros.learn.graphs import join_perception
 from fastdrive_ros.learn.language_graph import FREE_DIMS
 from fastdrive_ros.learn.language_graph import OUTPUTS
+from fastdrive_ros.learn.language_graph import LanguageGraph
 from fastdrive_ros.learn.precision import DTYPES
 from fastdrive_ros.learn.precision import Reach
 from fastdrive_ros.learn.precision import Rounding
@@ -68,6 +68,8 @@ from fastdrive_ros.learn.weight_only import quantise
 from fastdrive_ros.runtime.golden import PLAN_PREFIX
 from fastdrive_ros.runtime.golden_inputs import golden_history
 from fastdrive_ros.runtime.golden_inputs import golden_images
+
+Module = TypeVar('Module', bound=nn.Module)
 
 GOLDEN_KEEP_RATIO = 0.5
 _PRUNER_INPUTS = 'visual_tokens', 'camera_present', 'num_kept_tokens'
@@ -199,18 +201,16 @@ def export_planner(work: Work) -> Facts:
     inputs = work.inputs('kept_tokens', 'kept_indices', 'ego_history')
     facts = Facts(work.tolerance)
 
-    def in_fp32(planner: WaypointPlanner) -> tuple[torch.Tensor, Reach, dict[str, np.ndarray]]:
+    def in_fp32(planner: WaypointPlanner) -> tuple[dict[str, np.ndarray], torch.Tensor, Reach]:
         states, reach = query_states(planner, inputs)
         residuals = head.residuals(states, inputs['ego_history'][None])[0]
-        return states, reach, {'waypoint_residuals': residuals.numpy()}
+        return {'waypoint_residuals': residuals.numpy()}, states, reach
 
     with timed(work.report, f'golden outputs of {graph} by torch in fp32'):
-        states, reach, golden = in_fp32(work.parts.planner(None))
+        golden, states, reach = in_fp32(work.parts.planner(None))
     planner = work.parts.planner(work.dtype)
     if work.weights:
-        with _integers(work, facts, graph, planner, golden) as found:
-            states, _, golden = in_fp32(planner)
-            found |= golden
+        golden, states, reach = _integers(work, facts, graph, planner, in_fp32, golden)
     work.golden.update(golden)
     if work.precision != 'fp32':
         require_range(graph, work.precision, reach)
@@ -220,7 +220,7 @@ def export_planner(work: Work) -> Facts:
     with timed(work.report, f'export {graph}'):
         export_graph(planner, inputs, ['waypoint_residuals'], _KEPT_DIMS, work.path(graph))
     if not work.weights and not work.has_stored_type('llm'):
-        states, *_ = in_fp32(planner)
+        _, states, _ = in_fp32(planner)
     facts.differences[graph] = _compared(
         work, graph, partial(check_planner, planner, inputs, states))
     return facts
@@ -232,19 +232,19 @@ def export_language(work: Work) -> Facts:
     kept = work.inputs('kept_tokens')['kept_tokens'].numpy()
     feeds = golden_feeds(work.parts, head, work.golden['kept_indices'], kept)
     facts = Facts(work.tolerance)
+
+    def in_fp32(language: LanguageGraph) -> tuple[dict[str, np.ndarray], float, Reach]:
+        with in_float32(language) as reach:
+            return (golden_logits(language, feeds, kept), frame_agreement(language, feeds, kept),
+                    reach)
+
     with timed(work.report, f'golden outputs of {graph} by torch in fp32'):
-        stored = work.parts.language(None)
-        with in_float32(stored) as reach:
-            golden = golden_logits(stored, feeds, kept)
-            agreement = frame_agreement(stored, feeds, kept)
+        golden, agreement, reach = in_fp32(work.parts.language(None))
     language = work.parts.language(work.dtype)
     if work.weights:
-        with _integers(work, facts, graph, language, golden) as found, in_float32(language):
-            golden = golden_logits(language, feeds, kept)
-            agreement = frame_agreement(language, feeds, kept)
-            found |= golden
-    facts.text = {'agreement': agreement, 'vocabulary_size': len(stored.output),
-                  'cache': cache_sizes(work.parts, head, stored)}
+        golden, agreement, reach = _integers(work, facts, graph, language, in_fp32, golden)
+    facts.text = {'agreement': agreement, 'vocabulary_size': len(language.output),
+                  'cache': cache_sizes(work.parts, head, language)}
     work.golden.update({**golden, **{f'language_{name}': v for name, v in feeds.items()}})
     if work.precision != 'fp32':
         require_range(graph, work.precision, reach)
@@ -322,23 +322,24 @@ def _pruner(
     return facts
 
 
-@contextmanager
 def _integers(
-    work: Work, facts: Facts, graph: str, module: nn.Module, before: Mapping[str, np.ndarray]
-) -> Iterator[dict[str, np.ndarray]]:
+    work: Work, facts: Facts, graph: str, module: Module,
+    in_fp32: Callable[[Module], tuple[dict[str, np.ndarray], Any, Reach]],
+    before: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], Any, Reach]:
     """
-    Give ``module`` integer weights; yields what wants its golden outputs, and notes their cost.
+    Give ``module`` integer weights and note what that costs; return its own ``in_fp32``.
 
-    Engines are held against this module, not the one before: a mistake would hide in what integers
-    cost. That is information, without a limit: whoever asks for int4 asks for it, one golden input
-    says little about driving, and `fastdrive evaluate` says it all.
+    Engines are held against these outputs, not those ``before``: a mistake would hide in what
+    integers cost. That has no limit: whoever asks for int4 asks for it, and one golden input says
+    little about driving; `fastdrive evaluate` says it all.
     """
-    found: dict[str, np.ndarray] = {}
     with timed(work.report, f'{graph} with {work.weights} weights by torch in fp32') as says:
         quantise(module, work.weights)
-        yield found
-        facts.costs[graph] = cost(module, work.weights, before, found)
+        found = in_fp32(module)
+        facts.costs[graph] = cost(module, work.weights, before, found[0])
         says(str(facts.costs[graph]))
+    return found
 
 
 def _outputs(pruner: ReconPruner, inputs: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
