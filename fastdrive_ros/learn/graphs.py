@@ -172,6 +172,8 @@ def cpu_session(
         options.add_session_config_entry('session.disable_prepacking', '1')
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
+        # The usual order makes many layers' weights before the first of them is used.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     return onnxruntime.InferenceSession(graph, options, providers=['CPUExecutionProvider'])
 
 
