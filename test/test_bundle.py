@@ -18,7 +18,7 @@ from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import BundleError
 from fastdrive_ros.runtime.bundle import file_sha256
 from fastdrive_ros.runtime.bundle import load_bundle
-from fastdrive_ros.runtime.bundle import write_bundle
+from fastdrive_ros.runtime.bundle_writing import write_bundle
 from fastdrive_ros.runtime.engine import TensorSpec
 from fastdrive_ros.runtime.golden_inputs import golden_history
 from fastdrive_ros.runtime.golden_inputs import golden_images

@@ -28,8 +28,8 @@ from fastdrive_ros.learn.export import require_memory  # noqa: E402
 from fastdrive_ros.learn.export_journal import Journal  # noqa: E402
 from fastdrive_ros.learn.export_journal import only_export  # noqa: E402
 from fastdrive_ros.learn.graphs import ExportError  # noqa: E402
-from fastdrive_ros.runtime.bundle import WORK_FOLDER  # noqa: E402
 from fastdrive_ros.runtime.bundle import load_bundle  # noqa: E402
+from fastdrive_ros.runtime.bundle_writing import WORK_FOLDER  # noqa: E402
 from fastdrive_ros.runtime.engine import EngineError  # noqa: E402
 from fastdrive_ros.runtime.trt_build import require_build_memory  # noqa: E402
 

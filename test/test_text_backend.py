@@ -101,7 +101,7 @@ def test_a_bundle_of_before_says_so(bundle: Bundle) -> None:
     graph = bundle.graph_path('language_model')
     section = {key: value for key, value in bundle.planner.items() if key != 'language'}
     with pytest.raises(EngineError, match='expected the shape of the language model .* found '
-                       "none: export the bundle again, or set text_backend to 'engine'"):
+                       'none: export the bundle again, without --weights, or set text_backend'):
         load_language(graph, section, needs_gpu=False)
 
 

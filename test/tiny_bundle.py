@@ -25,7 +25,7 @@ from onnx import numpy_helper
 
 from fastdrive_ros.core.types import EGO_FEATURES
 from fastdrive_ros.runtime.bundle import Bundle
-from fastdrive_ros.runtime.bundle import write_bundle
+from fastdrive_ros.runtime.bundle_writing import write_bundle
 from fastdrive_ros.runtime.engine import layer_graphs
 from fastdrive_ros.runtime.golden import PLAN_PREFIX
 from fastdrive_ros.runtime.golden import golden_of_vision

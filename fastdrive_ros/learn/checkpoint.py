@@ -193,6 +193,13 @@ class ModelParts:
             'llm': llm,
         }
 
+    def matrix_weights(self) -> int:
+        """Return how many weights the matrices of the language layers have."""
+        with init_empty_weights():
+            text = Qwen2_5_VLTextModel._from_config(self.config.text_config)
+        return sum(layer.weight.numel() for layer in text.layers.modules()
+                   if isinstance(layer, nn.Linear))
+
 
 def open_parts(
     checkpoint: Path, pruner_file: Path, cameras: Sequence[str], height: int, width: int

@@ -46,14 +46,15 @@ from fastdrive_ros.learn.precision import Rounding
 from fastdrive_ros.learn.precision import golden_tolerance
 from fastdrive_ros.learn.prompt_file import read_prompt_file
 from fastdrive_ros.learn.text_export import TRAINED_AGREEMENT
+from fastdrive_ros.learn.weight_only import bytes_saved
 from fastdrive_ros.runtime.bundle import FORMAT
 from fastdrive_ros.runtime.bundle import FORMAT_VERSION
 from fastdrive_ros.runtime.bundle import MANIFEST
-from fastdrive_ros.runtime.bundle import PARTIAL_SUFFIX
-from fastdrive_ros.runtime.bundle import WORK_FOLDER
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.bundle import file_sha256
-from fastdrive_ros.runtime.bundle import write_bundle
+from fastdrive_ros.runtime.bundle_writing import PARTIAL_SUFFIX
+from fastdrive_ros.runtime.bundle_writing import WORK_FOLDER
+from fastdrive_ros.runtime.bundle_writing import write_bundle
 from fastdrive_ros.runtime.host_memory import available_bytes
 from fastdrive_ros.runtime.onnx_file import onnx_specs
 from fastdrive_ros.runtime.trt_limits import TOPK_LIMIT
@@ -83,6 +84,8 @@ class ExportRequest:
     width: int
     precision: str = 'fp32'
     """'fp32', 'bf16' or 'fp16': what the graphs compute in."""
+    weights: str = ''
+    """'int8' or 'int4' for the matrices of the language layers (weight_only.py)."""
     plan_pruner: Path | None = None
     """A pruner that a planner taught (learn/plan_keeping.py), for method 'plan'."""
     prompt: Path | None = None
@@ -123,6 +126,11 @@ def export_bundle(request: ExportRequest, report: Callable[[str], None] = print)
             '--rivals are graphs to evaluate with, in fp32 only: export them in a bundle of '
             'their own with --precision fp32'
         )
+    if request.rivals and request.weights:
+        raise ExportError(
+            '--rivals are graphs to evaluate with, on full weights only: export them in a bundle '
+            'of their own without --weights'
+        )
     partial = request.out.with_name(request.out.name + PARTIAL_SUFFIX)
     with only_export(partial):
         try:
@@ -161,7 +169,8 @@ def _export(
         report('      note  only ONNX Runtime will run this bundle: '
                + topk_mend(parts.num_tokens))
     text_head = read_prompt_file(request.prompt, request.cameras) if request.prompt else None
-    work = Work(parts, request.precision, request.plan_pruner, text_head, partial, report, {})
+    work = Work(parts, request.precision, request.weights, request.plan_pruner, text_head,
+                partial, report, {})
     for number, step in enumerate(request.steps, 1):
         recorded = partial / WORK_FOLDER / f'{step}.npz'
         if journal.facts(step) is not None:
@@ -217,7 +226,12 @@ def _require_room(
     copied = [size for name, size in sizes.items()
               if parts.stored_dtype(name) != DTYPES[request.precision]]
     held = sum(copied) if request.rivals else max(copied, default=0)
-    memory = _BASE_BYTES + 1.05 * itemsize * held
+    held_bytes = itemsize * held
+    if request.weights and not {'planner', 'language_model'} & {*finished}:
+        matrices = parts.matrix_weights()
+        disk -= bytes_saved(request.weights, itemsize, matrices)
+        held_bytes = max(held_bytes, matrices)      # a byte each while they are in torch
+    memory = _BASE_BYTES + 1.05 * held_bytes
     if sum(sizes.values()) < _SMALL:
         memory = 0
     report(f'      needs {disk / 1e9:.1f} GB of disk, {memory / 1e9:.1f} GB of memory; weights: '
@@ -256,6 +270,7 @@ def _depends_on(request: ExportRequest) -> dict[str, Any]:
         'early pruning': request.early and [
             request.early.block, request.early.share, file_sha256(request.early.score)],
         'precision': request.precision,
+        'weights': request.weights,
         'version of torch, transformers or fastdrive_ros': [
             torch.__version__, transformers.__version__, __version__],
     }
@@ -270,6 +285,8 @@ def _graph_section(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     section = {'file': path.name, 'inputs': inputs, 'outputs': outputs, 'export_check': check}
     if path.stem in facts['roundings']:
         section['rounding'] = facts['roundings'][path.stem]
+    if path.stem in facts['costs']:
+        section['weights'] = facts['costs'][path.stem]
     return section
 
 
@@ -294,7 +311,7 @@ def _text_section(
     return {
         **read_prompt_file(request.prompt, request.cameras).section(),
         'ego_features': list(EGO_FEATURES), 'cache': text['cache'],
-        'language': text['language'], 'same_weights': text['same_weights'],
+        **text['on_torch'],
         'num_rows': text['cache']['max_rows'], 'frame_agreement': agreement,
         'vocabulary_size': text['vocabulary_size'],
         'trained': agreement >= TRAINED_AGREEMENT,

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from fastdrive_ros.learn.graphs import ExportError
-from fastdrive_ros.runtime.bundle import WORK_FOLDER
 from fastdrive_ros.runtime.bundle import file_sha256
+from fastdrive_ros.runtime.bundle_writing import WORK_FOLDER
 
 _JOURNAL = 'journal.json'
 

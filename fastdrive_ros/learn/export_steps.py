@@ -23,9 +23,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from fastdrive_ros.core.pruning import num_kept
 from fastdrive_ros.learn.checkpoint import DrivingModel
@@ -47,7 +49,9 @@ from fastdrive_ros.learn.graphs import export_graph
 from fastdrive_ros.learn.graphs import join_perception
 from fastdrive_ros.learn.language_graph import FREE_DIMS
 from fastdrive_ros.learn.language_graph import OUTPUTS
+from fastdrive_ros.learn.language_graph import LanguageGraph
 from fastdrive_ros.learn.precision import DTYPES
+from fastdrive_ros.learn.precision import Reach
 from fastdrive_ros.learn.precision import Rounding
 from fastdrive_ros.learn.precision import in_float32
 from fastdrive_ros.learn.precision import require_range
@@ -63,9 +67,15 @@ from fastdrive_ros.learn.text_export import frame_agreement
 from fastdrive_ros.learn.text_export import golden_feeds
 from fastdrive_ros.learn.text_export import golden_logits
 from fastdrive_ros.learn.text_export import same_weights
+from fastdrive_ros.learn.waypoint_head import WaypointPlanner
+from fastdrive_ros.learn.weight_only import Cost
+from fastdrive_ros.learn.weight_only import cost
+from fastdrive_ros.learn.weight_only import quantise
 from fastdrive_ros.runtime.golden import PLAN_PREFIX
 from fastdrive_ros.runtime.golden_inputs import golden_history
 from fastdrive_ros.runtime.golden_inputs import golden_images
+
+Module = TypeVar('Module', bound=nn.Module)
 
 GOLDEN_KEEP_RATIO = 0.5
 _PRUNER_INPUTS = 'visual_tokens', 'camera_present', 'num_kept_tokens'
@@ -80,6 +90,8 @@ class Work:
 
     parts: ModelParts
     precision: str
+    weights: str
+    """'int8' or 'int4' for the language layers, '' for the precision's type."""
     plan_pruner: Path | None
     text_head: TextHead | None
     folder: Path
@@ -132,8 +144,10 @@ class Facts:
     tolerance: float
     differences: dict[str, Difference] = field(default_factory=dict)
     roundings: dict[str, Rounding] = field(default_factory=dict)
+    costs: dict[str, Cost] = field(default_factory=dict)
+    """Of integer weights."""
     text: dict[str, Any] = field(default_factory=dict)
-    """Of a text planner: agreement, vocabulary_size, cache, language, same_weights."""
+    """Of a text planner: agreement, vocabulary_size, cache, on_torch."""
 
 
 def export_vision(work: Work) -> Facts:
@@ -194,21 +208,27 @@ def export_planner(work: Work) -> Facts:
     graph, head = 'planner', work.parts.head
     inputs = work.inputs('kept_tokens', 'kept_indices', 'ego_history')
     facts = Facts(work.tolerance)
+
+    def in_fp32(planner: WaypointPlanner) -> tuple[dict[str, np.ndarray], torch.Tensor, Reach]:
+        states, reach = query_states(planner, inputs)
+        residuals = head.residuals(states, inputs['ego_history'][None])[0]
+        return {'waypoint_residuals': residuals.numpy()}, states, reach
+
     with timed(work.report, f'golden outputs of {graph} by torch in fp32'):
-        states, reach = query_states(work.parts.planner(None), inputs)
-        golden = head.residuals(states, inputs['ego_history'][None])[0].numpy()
-    work.golden['waypoint_residuals'] = golden
+        golden, states, reach = in_fp32(work.parts.planner(None))
     planner = work.parts.planner(work.dtype)
+    if work.weights:
+        golden, states, reach = _integers(work, facts, graph, planner, in_fp32, golden)
+    work.golden.update(golden)
     if work.precision != 'fp32':
         require_range(graph, work.precision, reach)
         with timed(work.report, f'{graph} in {work.precision} by torch'), torch.inference_mode():
             found = {'waypoint_residuals': planner(*inputs.values()).numpy()}
-        facts.roundings[graph] = rounding(
-            graph, work.precision, {'waypoint_residuals': golden}, found)
+        facts.roundings[graph] = rounding(graph, work.precision, golden, found)
     with timed(work.report, f'export {graph}'):
         export_graph(planner, inputs, ['waypoint_residuals'], _KEPT_DIMS, work.path(graph))
-    if not work.has_stored_type('llm'):
-        states, _ = query_states(planner, inputs)
+    if not work.weights and not work.has_stored_type('llm'):
+        _, states, _ = in_fp32(planner)
     facts.differences[graph] = _compared(
         work, graph, partial(check_planner, planner, inputs, states))
     return facts
@@ -220,16 +240,20 @@ def export_language(work: Work) -> Facts:
     kept = work.inputs('kept_tokens')['kept_tokens'].numpy()
     feeds = golden_feeds(work.parts, head, work.golden['kept_indices'], kept)
     facts = Facts(work.tolerance)
+
+    def in_fp32(language: LanguageGraph) -> tuple[dict[str, np.ndarray], float, Reach]:
+        with in_float32(language) as reach:
+            return (golden_logits(language, feeds, kept), frame_agreement(language, feeds, kept),
+                    reach)
+
     with timed(work.report, f'golden outputs of {graph} by torch in fp32'):
-        stored = work.parts.language(None)
-        with in_float32(stored) as reach:
-            golden = golden_logits(stored, feeds, kept)
-            agreement = frame_agreement(stored, feeds, kept)
-    facts.text = {'agreement': agreement, 'vocabulary_size': len(stored.output),
-                  'cache': cache_sizes(work.parts, head, stored),
-                  'language': asdict(work.parts.language_shape)}
-    work.golden.update({**golden, **{f'language_{name}': v for name, v in feeds.items()}})
+        golden, agreement, reach = in_fp32(work.parts.language(None))
     language = work.parts.language(work.dtype)
+    if work.weights:
+        golden, agreement, reach = _integers(work, facts, graph, language, in_fp32, golden)
+    facts.text = {'agreement': agreement, 'vocabulary_size': len(language.output),
+                  'cache': cache_sizes(work.parts, head, language), 'on_torch': {}}
+    work.golden.update({**golden, **{f'language_{name}': v for name, v in feeds.items()}})
     if work.precision != 'fp32':
         require_range(graph, work.precision, reach)
         with timed(work.report, f'{graph} in {work.precision} by torch'):
@@ -238,7 +262,9 @@ def export_language(work: Work) -> Facts:
     example = block_example(language, feeds, kept)
     with timed(work.report, f'export {graph}'):
         export_graph(language, example, OUTPUTS, FREE_DIMS, work.path(graph))
-    facts.text['same_weights'] = same_weights(language, work.path(graph))
+    if not work.weights:    # torch has no products with integers
+        facts.text['on_torch'] = {'language': asdict(work.parts.language_shape),
+                                  'same_weights': same_weights(language, work.path(graph))}
     facts.differences[graph] = _compared(work, graph, partial(check_language, language, feeds))
     return facts
 
@@ -319,6 +345,26 @@ def _pruner(
         export_graph(pruner, inputs, _PRUNER_OUTPUTS, _KEPT_DIMS, work.path(graph))
     facts.differences[graph] = _compared(work, graph, partial(check_pruner, pruner, early=early))
     return facts
+
+
+def _integers(
+    work: Work, facts: Facts, graph: str, module: Module,
+    in_fp32: Callable[[Module], tuple[dict[str, np.ndarray], Any, Reach]],
+    before: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], Any, Reach]:
+    """
+    Give ``module`` integer weights and note what that costs; return its own ``in_fp32``.
+
+    Engines are held against these outputs, not those ``before``: a mistake would hide in what
+    integers cost. That has no limit: whoever asks for int4 asks for it, and one golden input says
+    little about driving; `fastdrive evaluate` says it all.
+    """
+    with timed(work.report, f'{graph} with {work.weights} weights by torch in fp32') as says:
+        quantise(module, work.weights)
+        found = in_fp32(module)
+        facts.costs[graph] = cost(module, work.weights, before, found[0])
+        says(str(facts.costs[graph]))
+    return found
 
 
 def _outputs(pruner: ReconPruner, inputs: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -4,7 +4,8 @@
 Torch module -> ONNX file, and the proof that both say the same.
 
 Opset 18, attention decomposed, K the only free dimension: what TensorRT 10.3 (JetPack 6) and
-later, TensorRT-RTX and ONNX Runtime all take. Weights lie beside the graph in one .data file.
+later, TensorRT-RTX and ONNX Runtime all take (integer weights want opset 21: weight_only.py).
+Weights lie beside the graph in one .data file.
 
 In bf16 and fp16 the proof has two halves: the file with every rounding taken out equals torch in
 fp32 on the same weights (here), and what the rounding itself does is measured (precision.py).
@@ -27,6 +28,7 @@ import torch
 from onnx import compose
 from torch import nn
 
+from fastdrive_ros.learn import weight_only
 from fastdrive_ros.runtime.engine import EngineError
 
 OPSET = 18
@@ -70,6 +72,7 @@ def export_graph(
         dict.fromkeys(free_dims.get(name, ()), torch.export.Dim.DYNAMIC) or None
         for name in inputs
     )
+    opset = weight_only.OPSET if weight_only.integer_layers(module) else OPSET
     # The exporter's talk of its own deprecations and of torchvision, which nothing here needs.
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
@@ -80,10 +83,11 @@ def export_graph(
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_shapes=shapes,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             verbose=False,
         )
+    weight_only.pack_int4(program.model)
     program.save(path, external_data=True)
     model = onnx.load(path, load_external_data=False)
     name_free_dims(model, free_dims)
@@ -146,7 +150,8 @@ def cpu_session(
     Open a graph in ONNX Runtime on the CPU; ``overrides`` replaces initializers by name.
 
     A graph in bf16 or fp16, which ONNX Runtime's CPU cannot run (or only partly), is ``lifted``
-    to fp32: the same nodes on the same weights from the same files, without any rounding.
+    to fp32: the same nodes on the same weights from the same files, without any rounding. Integer
+    weights are multiplied out where they are used.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -158,7 +163,7 @@ def cpu_session(
         options.add_initializer(name, value)
     graph: Path | bytes = path
     model = onnx.load(path, load_external_data=False)
-    if lifted(model):
+    if lifted(model) or any(node.op_type == 'DequantizeLinear' for node in model.graph.node):
         graph = model.SerializeToString()
         options.add_session_config_entry(
             'session.model_external_initializers_file_folder_path', str(path.parent.resolve()))
@@ -167,6 +172,8 @@ def cpu_session(
         options.add_session_config_entry('session.disable_prepacking', '1')
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
+        # The usual order makes many layers' weights before the first of them is used.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     return onnxruntime.InferenceSession(graph, options, providers=['CPUExecutionProvider'])
 
 

@@ -47,7 +47,8 @@ def load_language(graph: Path, planner: Mapping[str, Any],
                           f'{torch.__version__} finds none: install one with CUDA, or {_INSTEAD}')
     if 'language' not in planner:
         raise EngineError(f'expected the shape of the language model in the manifest beside '
-                          f'{graph}, found none: export the bundle again, or {_INSTEAD}')
+                          f'{graph}, found none: export the bundle again, without --weights, or '
+                          f'{_INSTEAD}')
     section = planner['language']
     shape = LanguageShape(**{**section, 'mrope_section': tuple(section['mrope_section'])})
     weight = _weights(graph, planner['same_weights'])

@@ -293,7 +293,7 @@ class PlannerNode(LifecycleNode):
         self._diagnostics.loaded({
             'bundle': bundle.name, 'bundle_path': bundle.path, 'trained': bundle.trained,
             'backend': loaded.backend, 'backend_reason': loaded.reason, 'device': loaded.device,
-            'precision': bundle.precision, 'pruner': assembly.method,
+            'precision': bundle.arithmetic, 'pruner': assembly.method,
             'early_pruning': note or 'none', 'jpeg_decoder': decoder_name()})
         self.get_logger().info(f'bundle {bundle.name} ({bundle.path}), pruner {assembly.method}, '
                                f'on {loaded.backend}: {loaded.reason}')

@@ -1,7 +1,7 @@
 # Copyright 2026 fastdrive_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-A model bundle: folder -> verified Bundle, and a finished export -> folder.
+A model bundle: folder -> verified Bundle (bundle_writing.py is the way back).
 
 The manifest owns everything about the model (cameras and their order, image size, token grid,
 horizon, precision, how it was trained, sha256 of every file). A bundle that differs from its
@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,6 @@ from fastdrive_ros.runtime.onnx_file import onnx_specs
 FORMAT = 'fastdrive-bundle'
 FORMAT_VERSION = 1
 MANIFEST = 'manifest.json'
-PARTIAL_SUFFIX = '.partial'
-WORK_FOLDER = '.export'
-"""In an unfinished bundle: what only its export needs; it goes when the bundle is finished."""
 
 K_AS_VALUE = 'num_kept_tokens'
 """The input whose value, not size, is K."""
@@ -143,6 +139,13 @@ class Bundle:
         return self.manifest['precision']
 
     @property
+    def arithmetic(self) -> str:
+        """The precision for people, for example 'fp32', or 'fp32, int4 weights'."""
+        kinds = {section['weights']['kind'] for section in self.manifest['graphs'].values()
+                 if 'weights' in section}
+        return ', '.join([self.precision, *(f'{kind} weights' for kind in sorted(kinds))])
+
+    @property
     def planner(self) -> Mapping[str, Any]:
         """The manifest's planner section: head, horizon, history, prompt."""
         return self.manifest['planner']
@@ -226,7 +229,7 @@ class Bundle:
         except KeyError:
             raise BundleError(
                 f'{self.path} has no graph {graph!r}; it has {sorted(self.manifest["graphs"])}. '
-                + _mend(self.path)
+                + mend(self.path)
             ) from None
 
 
@@ -250,47 +253,9 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     except (KeyError, TypeError) as error:
         raise BundleError(
             f'expected whole entries of graphs and files in {path / MANIFEST}, found one where '
-            f'{error} is missing or of another type. ' + _mend(path)
+            f'{error} is missing or of another type. ' + mend(path)
         ) from error
     return bundle
-
-
-def write_bundle(
-    path: str | os.PathLike[str], manifest_without_files: Mapping[str, Any]
-) -> Bundle:
-    """
-    Finish the export that lies in ``<path>.partial`` and move it to ``path`` in one step.
-
-    Adds ``files`` to the manifest, writes it last, verifies the folder as a reader would, and only
-    then replaces an older bundle at ``path``. A folder that is not a bundle is never replaced.
-    """
-    path = Path(path).expanduser()
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    if path.exists() and not (path / MANIFEST).is_file() and any(_entries(path)):
-        raise BundleError(
-            f'{path} exists and is not a model bundle (no {MANIFEST} in it), so it is not '
-            'replaced. Choose another folder for `fastdrive export`, or move that one away.'
-        )
-    if not partial.is_dir():
-        raise BundleError(
-            f'expected the exported files in {partial}, found no such folder. ' + _mend(path)
-        )
-    names = sorted(
-        file.relative_to(partial).as_posix()
-        for file in partial.rglob('*')
-        if file.is_file() and file != partial / MANIFEST
-        and WORK_FOLDER not in file.relative_to(partial).parts
-    )
-    files = {
-        name: {'sha256': file_sha256(partial / name), 'bytes': (partial / name).stat().st_size}
-        for name in names
-    }
-    manifest = {**manifest_without_files, 'files': files}
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + '\n', encoding='utf-8')
-    verified = load_bundle(partial)
-    _swap(partial, path)
-    shutil.rmtree(path / WORK_FOLDER, ignore_errors=True)
-    return Bundle(path, verified.manifest)
 
 
 def file_sha256(path: Path) -> str:
@@ -302,7 +267,8 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _mend(path: Path) -> str:
+def mend(path: Path) -> str:
+    """Return what to do about a bundle that is not right."""
     return (
         f'Make it again with `fastdrive export --checkpoint CHECKPOINT --out {path}`, or copy it '
         'again whole.'
@@ -312,26 +278,26 @@ def _mend(path: Path) -> str:
 def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise BundleError(
-            f'expected a model bundle at {path}, found no such folder. ' + _mend(path)
+            f'expected a model bundle at {path}, found no such folder. ' + mend(path)
         )
     file = path / MANIFEST
     if not file.is_file():
-        found = sorted(entry.name for entry in _entries(path)) or 'an empty folder'
-        raise BundleError(f'expected {MANIFEST} in {path}, found {found}. ' + _mend(path))
+        found = sorted(entry.name for entry in entries(path)) or 'an empty folder'
+        raise BundleError(f'expected {MANIFEST} in {path}, found {found}. ' + mend(path))
     try:
         manifest = json.loads(file.read_text(encoding='utf-8'))
     except ValueError as error:
-        raise BundleError(f'expected JSON in {file}, found {error}. ' + _mend(path)) from error
+        raise BundleError(f'expected JSON in {file}, found {error}. ' + mend(path)) from error
     found = manifest.get('format') if isinstance(manifest, dict) else type(manifest).__name__
     if found != FORMAT:
-        raise BundleError(f'expected format {FORMAT!r} in {file}, found {found!r}. ' + _mend(path))
+        raise BundleError(f'expected format {FORMAT!r} in {file}, found {found!r}. ' + mend(path))
     version = manifest.get('format_version')
     if version != FORMAT_VERSION:
         newer = isinstance(version, int) and version > FORMAT_VERSION
         raise BundleError(
             f'expected format_version {FORMAT_VERSION} in {file}, found {version!r}. '
             + ('The bundle is newer than this fastdrive_ros: update that. ' if newer else '')
-            + _mend(path)
+            + mend(path)
         )
     return manifest
 
@@ -344,7 +310,7 @@ def _check_sections(path: Path, manifest: Mapping[str, Any]) -> None:
         if not isinstance(value, (int, float) if kind is float else kind):
             raise BundleError(
                 f'expected {kind.__name__} at {dotted!r} in {path / MANIFEST}, found {value!r}. '
-                + _mend(path)
+                + mend(path)
             )
     tokens = manifest['tokens']
     per_camera = tokens['grid_height'] * tokens['grid_width']
@@ -353,7 +319,7 @@ def _check_sections(path: Path, manifest: Mapping[str, Any]) -> None:
         raise BundleError(
             f'expected {per_camera} tokens per camera and {total} in all from the grid and the '
             f'cameras of {path / MANIFEST}, found {tokens["per_camera"]} and {tokens["total"]}. '
-            + _mend(path)
+            + mend(path)
         )
 
 
@@ -367,24 +333,24 @@ def _check_early_pruning(bundle: Bundle) -> None:
             f"expected 'early_pruning' with 1 to {bundle.tokens_per_camera} tokens_per_camera in "
             f'{bundle.path / MANIFEST} exactly where vision_encoder has the output token_present, '
             f'found {bundle.manifest.get("early_pruning")} and {_words(outputs)}. '
-            + _mend(bundle.path)
+            + mend(bundle.path)
         )
 
 
 def _check_file(path: Path, name: str, entry: Mapping[str, Any]) -> None:
     file = path / name
     if not file.is_file():
-        raise BundleError(f'expected the file {name} in {path}, found none. ' + _mend(path))
+        raise BundleError(f'expected the file {name} in {path}, found none. ' + mend(path))
     size = file.stat().st_size
     if size != entry['bytes']:
         raise BundleError(
-            f'{file} was altered: expected {entry["bytes"]} bytes, found {size}. ' + _mend(path)
+            f'{file} was altered: expected {entry["bytes"]} bytes, found {size}. ' + mend(path)
         )
     digest = file_sha256(file)
     if digest != entry['sha256']:
         raise BundleError(
             f'{file} was altered: expected sha256 {entry["sha256"][:12]}..., found '
-            f'{digest[:12]}... ' + _mend(path)
+            f'{digest[:12]}... ' + mend(path)
         )
 
 
@@ -392,7 +358,7 @@ def _require_listed(bundle: Bundle, name: str, referrer: str) -> None:
     if name not in bundle.manifest['files']:
         raise BundleError(
             f'{referrer} of {bundle.path} references {name}, expected it among the files of '
-            f'{MANIFEST}, found {sorted(bundle.manifest["files"])}. ' + _mend(bundle.path)
+            f'{MANIFEST}, found {sorted(bundle.manifest["files"])}. ' + mend(bundle.path)
         )
 
 
@@ -407,7 +373,7 @@ def _check_graph(bundle: Bundle, graph: str) -> None:
         if list(map(_fixed, declared)) != list(map(_fixed, found)):
             raise BundleError(
                 f'{side} of {path} differ from the manifest: expected {_words(declared)}, found '
-                f'{_words(found)}. ' + _mend(bundle.path)
+                f'{_words(found)}. ' + mend(bundle.path)
             )
 
 
@@ -424,21 +390,6 @@ def _words(specs: tuple[TensorSpec, ...]) -> str:
     return ', '.join(f'{s.name} {s.dtype} [{", ".join(map(str, s.shape))}]' for s in specs)
 
 
-def _entries(path: Path) -> list[Path]:
+def entries(path: Path) -> list[Path]:
+    """Return what lies in a folder, or what lies in its place."""
     return list(path.iterdir()) if path.is_dir() else [path]
-
-
-def _swap(partial: Path, path: Path) -> None:
-    """Put ``partial`` at ``path``; a failure leaves the older bundle where it was."""
-    old = path.with_name(path.name + '.old')
-    if not path.exists():
-        os.replace(partial, path)
-        return
-    shutil.rmtree(old, ignore_errors=True)
-    os.replace(path, old)
-    try:
-        os.replace(partial, path)
-    except OSError:
-        os.replace(old, path)
-        raise
-    shutil.rmtree(old)

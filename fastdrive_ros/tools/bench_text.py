@@ -166,7 +166,7 @@ def _bench(bag: Bag, assembly: Assembly, settings: dict[str, Any], max_sets: int
                           'why')
     return {
         'bundle': assembly.bundle.name, 'backend': assembly.loaded.backend,
-        'device': assembly.loaded.device, 'precision': assembly.bundle.precision,
+        'device': assembly.loaded.device, 'precision': assembly.bundle.arithmetic,
         'plans': len(comparison.prefill_ms), 'num_tokens': assembly.bundle.num_tokens,
         'keep_ratio': settings['keep_ratio'],
         'text_backend': settings['text_backend'], 'threads': settings['num_threads'],

@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
             'and the node when it loads them, compare these engines with the golden outputs.'
         )
     print_table(
-        f'{bundle.name} with {backend} for sm{capability} ({bundle.precision})',
+        f'{bundle.name} with {backend} for sm{capability} ({bundle.arithmetic})',
         ('graph', 'engine', 'build s', 'MB', 'file'),
         rows,
     )

@@ -73,7 +73,7 @@ def summary_of(results: Sequence[SceneResult], rows: Sequence[Row], macs: Mappin
         'planners': [{
             'name': name, 'training': bundle.manifest.get('training', 'not stated.'),
             'tokens': bundle.num_tokens, 'cameras': len(bundle.cameras),
-            'precision': bundle.precision, 'sha256': planners.sha256[name],
+            'precision': bundle.arithmetic, 'sha256': planners.sha256[name],
             'early_pruning': bundle.manifest.get('early_pruning')}
             for name, bundle in planners.bundles.items()],
         'backend': planners.backend, 'device': planners.device, 'hardware': cpu_name(),

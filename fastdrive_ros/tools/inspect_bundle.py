@@ -21,7 +21,7 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
     graphs = method_graphs(bundle, bundle.pruner_method)
     memory = device_memory(bundle, graphs)
     return {
-        'bundle': str(path), 'name': bundle.name, 'precision': bundle.precision,
+        'bundle': str(path), 'name': bundle.name, 'precision': bundle.arithmetic,
         'trained': bundle.trained, 'untrained': bundle.untrained,
         'training': bundle.manifest['training'],
         'cameras': list(bundle.cameras),
@@ -55,6 +55,10 @@ def print_bundle(report: dict[str, Any]) -> None:
         (name, f"{row['bytes'] / 1e6:.1f}", f"{row['relative_l2']:.1e}",
          '' if row['rounding'] is None else f"{row['rounding']:.2%}")
         for name, row in report['graphs'].items()])
+    for name, row in report['graphs'].items():
+        if row['weights']:
+            print(f"{name}: {row['weights']['relative_l2']:.2%} of the outputs lost to "
+                  f"{row['weights']['kind']} weights on the golden inputs")
     print(report['training'])
     print(f"On a GPU {', '.join(report['device_memory']['graphs'])} take at least "
           f"{report['device_memory']['words']}; TensorRT's workspace comes on top.")
@@ -74,4 +78,5 @@ def _graphs(bundle: Bundle) -> dict[str, dict[str, Any]]:
         'bytes': device_memory(bundle, [name]).weights,
         'relative_l2': section['export_check']['relative_l2'],
         'rounding': section.get('rounding', {}).get('relative_l2'),
+        'weights': section.get('weights'),
     } for name, section in bundle.manifest['graphs'].items()}
