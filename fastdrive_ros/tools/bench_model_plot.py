@@ -69,7 +69,7 @@ def _decode(axes: Axes, result: Mapping[str, Any]) -> None:
               for row in result['rows'] if 'passes' in row['stages_ms']]
     _draw(axes, passes, '#e8a49e', f"ours, {result['passes']} passes for "
           f"{result['answer_tokens']} tokens")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
     axes.legend(frameon=False, fontsize=8)
 
 
