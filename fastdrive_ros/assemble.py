@@ -7,10 +7,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Any
+
+import numpy as np
 
 from fastdrive_ros.config import bundle_path
 from fastdrive_ros.config import camera_topics
@@ -20,18 +24,21 @@ from fastdrive_ros.config import pruning_method
 from fastdrive_ros.config import sync_config
 from fastdrive_ros.core.ego import EgoBuffer
 from fastdrive_ros.core.ego import EgoConfig
+from fastdrive_ros.core.latency import StageTimer
 from fastdrive_ros.core.preprocess import Preprocessor
 from fastdrive_ros.core.pruning import num_kept
 from fastdrive_ros.core.sync import FrameSynchronizer
+from fastdrive_ros.core.types import CameraBatch
+from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.perception import JOINED
 from fastdrive_ros.perception import Perception
 from fastdrive_ros.perception import perception_graphs
 from fastdrive_ros.pipeline import Pipeline
 from fastdrive_ros.pipeline import PipelineSettings
 from fastdrive_ros.planners import LANGUAGE
+from fastdrive_ros.planners import Planner
 from fastdrive_ros.planners import make_planner
 from fastdrive_ros.planners import planner_graphs
-from fastdrive_ros.planners.language import LanguageModel
 from fastdrive_ros.planners.language import read_golden
 from fastdrive_ros.pruners import INSIDE
 from fastdrive_ros.pruners import METHODS
@@ -41,8 +48,14 @@ from fastdrive_ros.runtime.bundle import load_bundle
 from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.runtime.golden import language_report
 from fastdrive_ros.runtime.golden import require_passed
+from fastdrive_ros.runtime.golden_inputs import golden_history
+from fastdrive_ros.runtime.golden_inputs import golden_images
 from fastdrive_ros.runtime.load import LoadedEngines
 from fastdrive_ros.runtime.load import load_engines
+from fastdrive_ros.runtime.trt_graphs import RUNS_TO_REPLAY
+
+if TYPE_CHECKING:
+    from fastdrive_ros.planners.torch_language import TorchLanguageModel
 
 
 @dataclass(frozen=True)
@@ -138,35 +151,63 @@ def build_pipeline(settings: Mapping[str, Any],
         num_threads=settings['num_threads'],
         cache_dir=Path(cache_dir).expanduser() if cache_dir else None,
         on_progress=on_progress)
-    language = None
-    if on_torch:
-        try:
-            loaded, language = load_torch_language(bundle, loaded)
-        except Exception:
-            for engine in loaded.engines.values():
-                engine.close()
-            raise
-    planner = make_planner(bundle.manifest, bundle.path, loaded.engines, method, language)
-    if language is not None:
-        kept = num_kept(settings['keep_ratio'], bundle.num_tokens)
-        language.warm_up(*planner.prompt_rows(kept, bundle.planner['history_steps']))
-    pipeline = Pipeline(
-        Preprocessor(bundle.cameras, bundle.image_height, bundle.image_width,
-                     settings['decode_threads']),
-        Perception(loaded.engines, method, bundle.grid_height, bundle.grid_width,
-                   settings['camera_floor']),
-        planner,
-        loaded.engines,
-        bundle.tokens_per_camera,
-        bundle.encoded_per_camera,
-        pipeline_settings(settings))
+    with ExitStack() as opened:  # until all is well
+        for engine in loaded.engines.values():
+            opened.callback(engine.close)
+        language = None
+        if on_torch:
+            loaded, language = load_torch_language(bundle, loaded, settings['num_threads'])
+            opened.callback(language.close)
+        perception = Perception(loaded.engines, method, bundle.grid_height, bundle.grid_width,
+                                settings['camera_floor'])
+        planner = make_planner(bundle.manifest, bundle.path, loaded.engines, method, language)
+        fewest, most = _budgets(bundle, settings)
+        if language is not None:
+            language.warm_up(*planner.prompt_rows(fewest, most, bundle.planner['history_steps']))
+        if loaded.backend != 'onnxruntime':
+            rehearse(bundle, perception, planner, most)
+        pipeline = Pipeline(
+            Preprocessor(bundle.cameras, bundle.image_height, bundle.image_width,
+                         settings['decode_threads']),
+            perception, planner, opened.pop_all(), bundle.tokens_per_camera,
+            bundle.encoded_per_camera, pipeline_settings(settings))
     return Assembly(bundle, loaded, method, pipeline,
                     FrameSynchronizer(bundle.cameras, sync_config(settings)),
                     EgoBuffer(ego_config(settings, bundle)))
 
 
-def load_torch_language(bundle: Bundle,
-                        loaded: LoadedEngines) -> tuple[LoadedEngines, LanguageModel]:
+def _budgets(bundle: Bundle, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Return K with as many cameras missing as may be, and with all of them."""
+    cameras = len(bundle.cameras)
+    return tuple(
+        num_kept(settings['keep_ratio'], there * bundle.tokens_per_camera,
+                 there * bundle.encoded_per_camera)
+        for there in (max(1, cameras - settings['sync.max_missing_cameras']), cameras))
+
+
+def rehearse(bundle: Bundle, perception: Perception, planner: Planner, budget: int) -> None:
+    """
+    Plan on the golden pictures as when driving, until TensorRT's recorded runs are replayed.
+
+    So they are recorded and proven at start, and the first cycles need not wait for it.
+    """
+    cameras = len(bundle.cameras)
+    batch = CameraBatch(golden_images(cameras, bundle.image_height, bundle.image_width),
+                        np.ones(cameras, dtype=bool))
+    ego = golden_ego(golden_history(bundle.planner['history_steps']), 0)
+    for _ in range(RUNS_TO_REPLAY):
+        kept = perception.perceive(batch, 0, budget, StageTimer())
+        planner.plan(kept, ego, budget)
+
+
+def golden_ego(history: np.ndarray, stamp_ns: int) -> EgoState:
+    """Return a vehicle that came the way of ``history``, float32 (history_steps, 7)."""
+    return EgoState(stamp_ns, 'map', (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), 0.0,
+                    float(history[-1, 4]), float(history[-1, 5]), 0.0, history)
+
+
+def load_torch_language(bundle: Bundle, loaded: LoadedEngines,
+                        num_threads: int) -> tuple[LoadedEngines, TorchLanguageModel]:
     """
     Load a text bundle's language model on torch, and hold it against the golden logits.
 
@@ -179,7 +220,8 @@ def load_torch_language(bundle: Bundle,
         raise EngineError(f"text_backend 'torch' needs torch, found {error}: `pip install torch`, "
                           "or set text_backend to 'engine'") from error
     language = load_language(bundle.graph_path(LANGUAGE), bundle.planner,
-                             needs_gpu=loaded.backend != 'onnxruntime')
+                             needs_gpu=loaded.backend != 'onnxruntime',
+                             num_threads=num_threads)
     report = language_report(bundle, partial(read_golden, language))
     require_passed(bundle, report)
     golden = dataclasses.replace(

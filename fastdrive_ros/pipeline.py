@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from fastdrive_ros.core.latency import StageTimer
@@ -34,7 +35,6 @@ from fastdrive_ros.core.types import Refusal
 from fastdrive_ros.core.types import Trajectory
 from fastdrive_ros.perception import Perception
 from fastdrive_ros.planners import Planner
-from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.engine import EngineError
 
 
@@ -75,10 +75,10 @@ class Pipeline:
     """The arrows in order. Owned by one thread; ``settings`` may be replaced from another."""
 
     def __init__(self, preprocessor: Preprocessor, perception: Perception, planner: Planner,
-                 engines: Mapping[str, Engine], tokens_per_camera: int, encoded_per_camera: int,
+                 models: ExitStack, tokens_per_camera: int, encoded_per_camera: int,
                  settings: PipelineSettings) -> None:
         """
-        Take everything loaded; ``engines`` are those of perception and planner, to close.
+        Take everything loaded; ``models`` frees what perception and planner run.
 
         Of ``tokens_per_camera`` the encoder leaves ``encoded_per_camera``, fewer with early
         pruning.
@@ -87,7 +87,7 @@ class Pipeline:
         self._preprocessor = preprocessor
         self._perception = perception
         self.planner = planner
-        self._engines = engines
+        self._models = models
         self._tokens_per_camera = tokens_per_camera
         self._encoded_per_camera = encoded_per_camera
 
@@ -129,8 +129,7 @@ class Pipeline:
     def close(self) -> None:
         """Free engines and threads."""
         self._preprocessor.close()
-        for engine in self._engines.values():
-            engine.close()
+        self._models.close()
 
     def _check_age(self, frame_set: FrameSet, now_ns: Callable[[], int],
                    settings: PipelineSettings) -> None:

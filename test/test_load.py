@@ -24,6 +24,7 @@ from fastdrive_ros.runtime.bundle import load_bundle
 from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.runtime.golden import check_golden
 from fastdrive_ros.runtime.load import load_engines
+from fastdrive_ros.runtime.trt_engine import UnusableFileError
 
 needs_no_cuda = pytest.mark.skipif(
     'CUDAExecutionProvider' in onnxruntime.get_available_providers(), reason='has CUDA'
@@ -199,9 +200,13 @@ def test_a_cached_engine_that_does_not_open_is_built_again(
         def __init__(self, path: Path, *specs: object, **options: object) -> None:
             opened.append(path)
             if len(opened) < 3:
-                raise EngineError('built for another GPU')
+                raise UnusableFileError('built for another GPU')
 
     monkeypatch.setattr(load, 'TrtEngine', OpensAtTheThirdTry)
+    class TakesMoreThanThereIs:
+        def __init__(self, *specs: object, **options: object) -> None:
+            raise EngineError('planner needs 3.00 GB of GPU memory')
+
     lines: list[str] = []
     request = load._Request(tiny_bundle, ('planner',), 0, tmp_path, lines.append)
     arguments = (request, 'planner', 'tensorrt_rtx', None, 86)
@@ -209,6 +214,11 @@ def test_a_cached_engine_that_does_not_open_is_built_again(
         load._load_trt(*arguments)  # type: ignore[arg-type]
     load._load_trt(*arguments)  # type: ignore[arg-type]
     assert len(opened) == 3
+    # Too little memory is no fault of the file.
+    monkeypatch.setattr(load, 'TrtEngine', TakesMoreThanThereIs)
+    with pytest.raises(EngineError, match='needs 3.00 GB'):
+        load._load_trt(*arguments)  # type: ignore[arg-type]
+    assert lines[-1].startswith('building') or not lines[-1].startswith('rebuilding')
     # A builder on a busy computer says more than once that it is building.
     words = [word for word, _ in itertools.groupby(line.partition(' ')[0] for line in lines)]
     assert words == ['building', 'rebuilding', 'building']

@@ -20,9 +20,13 @@ from trt_stand_ins import StandInCudart
 from trt_stand_ins import StandInMachine
 from trt_stand_ins import StandInTensorRT
 
+from fastdrive_ros.assemble import rehearse
+from fastdrive_ros.perception import Perception
+from fastdrive_ros.planners import make_planner
 from fastdrive_ros.runtime import cuda_memory
 from fastdrive_ros.runtime import load
 from fastdrive_ros.runtime.bundle import Bundle
+from fastdrive_ros.runtime.cuda_lane import Lane
 from fastdrive_ros.runtime.cuda_memory import Cuda
 from fastdrive_ros.runtime.engine import DeviceArray
 from fastdrive_ros.runtime.engine import EngineError
@@ -303,10 +307,44 @@ def test_loading_says_which_engine_goes_without_graphs(
     loaded = _loaded(machine, tiny_bundle, monkeypatch, fault)
     assert max(loaded.golden.errors.values()) == 0.0
     assert [engine.num_graphs for engine in loaded.engines.values()] == [1, 1, 0]
-    assert loaded.reason == (
-        'tensorrt, asked for by name. planner goes on without CUDA graphs: a replayed run gave '
-        'other values of waypoint_residuals than a plain one on the same inputs.')
+    assert loaded.trouble == (
+        'planner goes on without CUDA graphs: a replayed run gave other values of '
+        'waypoint_residuals than a plain one on the same inputs')
     machine.close()
+
+
+def test_what_drives_is_recorded_before_it_drives(
+        tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = StandInMachine(tiny_bundle, tmp_path, monkeypatch)
+    loaded = _loaded(machine, tiny_bundle, monkeypatch)
+    perception = Perception(loaded.engines, 'recon', tiny_bundle.grid_height,
+                            tiny_bundle.grid_width)
+    planner = make_planner(tiny_bundle.manifest, tiny_bundle.path, loaded.engines, 'recon')
+    rehearse(tiny_bundle, perception, planner, 20)
+    # The pruner scores with K = 1 when driving, the planner has the K of keep_ratio.
+    assert [engine.num_graphs for engine in loaded.engines.values()] == [1, 2, 2]
+    recorded = machine.cudart.count('cudaStreamBeginCapture')
+    rehearse(tiny_bundle, perception, planner, 20)
+    assert machine.cudart.count('cudaStreamBeginCapture') == recorded
+    assert loaded.trouble == ''
+    machine.close()
+
+
+def test_closing_goes_on_behind_what_fails(
+        tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = StandInMachine(tiny_bundle, tmp_path, monkeypatch)
+    loaded = _loaded(machine, tiny_bundle, monkeypatch)
+    broken = EngineError('CUDA cudaStreamSynchronize failed: an illegal address')
+
+    def fails(self: Lane) -> None:
+        raise broken
+
+    monkeypatch.setattr(Lane, 'wait', fails)
+    for engine in loaded.engines.values():
+        with pytest.raises(EngineError, match='an illegal address'):
+            engine.close()
+        engine.close()      # twice is harmless
+    assert not machine.cudart.held
 
 
 def test_replays_that_go_wrong_after_their_proof_are_refused_at_start(

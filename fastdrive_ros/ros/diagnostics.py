@@ -157,7 +157,9 @@ class Diagnostics:
         """Return every DiagnosticStatus of this moment."""
         with self._lock:
             level, message = self._load
-            statuses: list[Status] = [('inference_status', level, message, dict(self._model))]
+            model = {key: value() if callable(value) else value
+                     for key, value in self._model.items()}
+            statuses: list[Status] = [('inference_status', level, message, model)]
             if active:
                 statuses += [self._planning(cameras, odometry), self._processing_time(),
                              self._latency()]

@@ -293,6 +293,7 @@ class PlannerNode(LifecycleNode):
         self._diagnostics.loaded({
             'bundle': bundle.name, 'bundle_path': bundle.path, 'trained': bundle.trained,
             'backend': loaded.backend, 'backend_reason': loaded.reason, 'device': loaded.device,
+            'trouble': lambda: loaded.trouble or 'none',
             'precision': bundle.arithmetic, 'pruner': assembly.method,
             'early_pruning': note or 'none', 'jpeg_decoder': decoder_name()})
         self.get_logger().info(f'bundle {bundle.name} ({bundle.path}), pruner {assembly.method}, '

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,14 @@ class Lane:
             self._engines -= 1
             if self._engines:
                 return
-            self.wait()
-            for memory in self._arenas.values():
-                self.cuda.free_pinned(memory)
-            self._arenas = {}
-            self.cuda.call('cudaStreamDestroy', self.stream)
-            self.stream = None
+            arenas, stream = self._arenas, self.stream
+            # All of it is tried, whatever fails.
+            with ExitStack() as freeing:
+                freeing.callback(self.cuda.call, 'cudaStreamDestroy', stream)
+                for memory in arenas.values():
+                    freeing.callback(self.cuda.free_pinned, memory)
+                freeing.callback(self.wait)
+            self._arenas, self.stream = {}, None
 
     def wait(self) -> None:
         """Return when all is done that the stream was given."""

@@ -55,8 +55,9 @@ def require_device_memory(bundle: Bundle, graphs: Sequence[str], free_bytes: int
                           for graph in graphs)
         raise EngineError(
             f'{bundle.name} takes at least {memory} of {where}: {parts}; found '
-            f'{_words(free_bytes)} free. End what else uses it, or export with --precision '
-            'bf16, fewer cameras or smaller pictures')
+            f'{_words(free_bytes)} free. End what else uses it, or export with '
+            + ('--precision bf16, ' if bundle.precision == 'fp32' else '')
+            + '--weights int8 or int4, fewer cameras or smaller pictures')
 
 
 def _words(num_bytes: int) -> str:

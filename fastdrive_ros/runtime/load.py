@@ -39,6 +39,7 @@ from fastdrive_ros.runtime.golden import require_passed
 from fastdrive_ros.runtime.onnx_engine import OnnxEngine
 from fastdrive_ros.runtime.trt_build import import_tensorrt
 from fastdrive_ros.runtime.trt_engine import TrtEngine
+from fastdrive_ros.runtime.trt_engine import UnusableFileError
 from fastdrive_ros.runtime.trt_graphs import RUNS_TO_REPLAY
 
 # Best first: what to say, backend, ONNX Runtime's device.
@@ -62,6 +63,12 @@ class LoadedEngines:
     device: str
     """What it runs on, in words."""
     golden: GoldenReport
+
+    @property
+    def trouble(self) -> str:
+        """What goes on slower than it could, as of now: engines without CUDA graphs."""
+        return '; '.join(engine.trouble for engine in self.engines.values()
+                         if isinstance(engine, TrtEngine) and engine.trouble)
 
 
 @dataclass(frozen=True)
@@ -110,10 +117,7 @@ def load_engines(
             request.on_progress(f'{label} does not work here')
             continue
         asked = 'best that works here' if backend == 'auto' else 'asked for by name'
-        trouble = [engine.trouble for engine in engines.values()
-                   if isinstance(engine, TrtEngine) and engine.trouble]
-        reason = '. '.join([f'{label}, {asked}', *(f'Not {why.rstrip(".")}' for why in failures),
-                            *(why.rstrip('.') for why in trouble)])
+        reason = '. '.join([f'{label}, {asked}', *(f'Not {why.rstrip(".")}' for why in failures)])
         return LoadedEngines(engines, name, reason + '.', device_words, golden)
     raise EngineError(
         f'no engine for {bundle.name}: expected backend {backend!r} to work. '
@@ -150,7 +154,7 @@ def _load_checked(
         engines = {graph: loaded.enter_context(closing(load(graph))) for graph in request.graphs}
         on_trt = {graph: engine for graph, engine in engines.items()
                   if isinstance(engine, TrtEngine)}
-        # TensorRT's until recorded runs are replayed: what drives is what was checked.
+        # TensorRT's until recorded runs are replayed. Driving has another K: assemble.py runs it.
         for _ in range(RUNS_TO_REPLAY if on_trt else 1):
             golden = golden_report(request.bundle, engines)
             for graph, engine in on_trt.items():
@@ -213,7 +217,7 @@ def _load_trt(
     cached = built()
     try:
         return opened(cached.path)
-    except EngineError as error:
+    except UnusableFileError as error:
         if cached.built_now:
             raise
         request.on_progress(f'rebuilding {cached.path}: {error}')

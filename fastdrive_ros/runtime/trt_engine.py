@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ from fastdrive_ros.runtime.trt_context import rtx_context
 from fastdrive_ros.runtime.trt_graphs import MOST_GRAPHS
 from fastdrive_ros.runtime.trt_graphs import Replays
 from fastdrive_ros.runtime.trt_graphs import Sent
+
+
+class UnusableFileError(EngineError):
+    """An engine file that another one, built here and now, may take the place of."""
 
 
 class TrtEngine:
@@ -70,16 +75,7 @@ class TrtEngine:
         self._name = path.name.partition(f'_{backend}')[0]
         self._log = make_logger(trt)
         self._runtime = trt.Runtime(self._log)
-        self._require_memory(path.stat().st_size, 'its weights')
-        # Mapped: a 3B model's engine would otherwise take its whole size of host memory, too.
-        self._engine = self._runtime.deserialize_cuda_engine(np.memmap(path, np.uint8, 'r'))
-        if self._engine is None:
-            raise EngineError(
-                f'{backend} {trt.__version__} cannot open {path}: '
-                + ('; '.join(self._log.errors[-3:]) or 'it gave no reason')
-                + '. It was built for another GPU or version, or there is no GPU here: run '
-                '`fastdrive build` on this machine.'
-            )
+        self._engine = self._opened(f'{backend} {trt.__version__}')
         self._check_tensors(path)
         # numpy type of each tensor inside the engine; TensorRT may hold int64 as int32.
         self._dtypes = {
@@ -105,9 +101,22 @@ class TrtEngine:
         self._open = True
         try:
             self._start(trt, backend, sizes)
-        except EngineError:
+        except BaseException:
             self.close()
             raise
+
+    def _opened(self, backend: str) -> Any:
+        self._require_memory(self.path.stat().st_size, 'its weights')
+        # Mapped: a 3B model's engine would otherwise take its whole size of host memory, too.
+        engine = self._runtime.deserialize_cuda_engine(np.memmap(self.path, np.uint8, 'r'))
+        if engine is None:
+            raise UnusableFileError(
+                f'{backend} cannot open {self.path}: '
+                + ('; '.join(self._log.errors[-3:]) or 'it gave no reason')
+                + '. It was built for another GPU or version, or there is no GPU here: run '
+                '`fastdrive build` on this machine.'
+            )
+        return engine
 
     @property
     def trouble(self) -> str:
@@ -132,29 +141,38 @@ class TrtEngine:
         What is in device memory already is not sent, what goes ``into`` device memory not fetched.
         Host arrays that come back are the caller's own.
         """
-        if not self._open:
-            raise EngineError(f'{self._name} was closed; load it again before running it.')
-        check_feeds(self._name, self.input_specs, feeds)
         into = into or {}
         staying = {name: target for name, target in into.items()
                    if isinstance(target, DeviceArray)}
         with self._lane.turn:
+            if not self._open:
+                raise EngineError(f'{self._name} was closed; load it again before running it.')
+            check_feeds(self._name, self.input_specs, feeds)
             shapes, binding = self._queue(feeds, staying)
             return self._fetch(shapes, binding, into)
 
     def close(self) -> None:
         """Free graphs, contexts, engine and device memory; with the last engine the lane's."""
-        if not self._open:
-            return
-        self._open = False
         with self._lane.turn:
-            self._lane.wait()
-            self._replays.close()
-            self._context = self._engine = self._runtime = None
+            if not self._open:
+                return
+            self._open = False
+        # Last in, first out; what fails (a broken GPU) does not keep the rest from being freed.
+        with ExitStack() as freeing:
+            freeing.callback(self._lane.leave)
+            freeing.callback(self._free)
+
+    def _free(self) -> None:
+        with self._lane.turn, ExitStack() as freeing:
             for address in (*self._buffers.values(), self._workspace):
                 if address:
-                    self._lane.cuda.call('cudaFree', address)
-        self._lane.leave()
+                    freeing.callback(self._lane.cuda.call, 'cudaFree', address)
+            freeing.callback(self._forget)
+            freeing.callback(self._replays.close)
+            freeing.callback(self._lane.wait)
+
+    def _forget(self) -> None:
+        self._context = self._engine = self._runtime = None
 
     def _start(self, trt: Any, backend: str, sizes: Mapping[str, int]) -> None:
         """Allocate everything and make the context of plain runs."""
@@ -288,7 +306,7 @@ class TrtEngine:
         indices = range(self._engine.num_io_tensors)
         found = {self._engine.get_tensor_name(index) for index in indices}
         if found != expected:
-            raise EngineError(
+            raise UnusableFileError(
                 f'{path} expected tensors {sorted(expected)}, found {sorted(found)}. Delete it; '
                 '`fastdrive build` makes it again.'
             )
