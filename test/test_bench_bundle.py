@@ -44,7 +44,15 @@ def test_stages_of_all_methods_and_a_picture(
 
 def test_tokens_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['bench', 'model', '--bundle', str(NANO), '--kept', '672']) == 2
-    assert '--kept: expected 1 to 671 of the N = 672 tokens of nano' in capsys.readouterr().err
+    assert '--kept: expected 1 to 671 of the 672 tokens that the encoder of nano leaves' in (
+        capsys.readouterr().err)
+
+
+def test_options_of_checkpoints_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['bench', 'model', '--bundle', str(NANO), '--dtype', 'float16', '--grid',
+                 '1x2x3']) == 2
+    assert "measures the bundle's own engines: leave out --dtype, --grid" in (
+        capsys.readouterr().err)
 
 
 def test_a_bundle_without_rivals_is_measured_with_what_it_has(tiny_bundle: Bundle) -> None:

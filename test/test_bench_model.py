@@ -84,7 +84,7 @@ def test_the_table_adds_up_and_nothing_fails(monkeypatch: pytest.MonkeyPatch, tm
         before = took['encode'] + took['prune'] + took['prefill']
         assert took['end_to_end'] == pytest.approx(before + took['answer'], abs=0.01)
         assert took['end_to_end_passes'] == pytest.approx(before + took['passes'], abs=0.01)
-        assert rows['none' if kept == N else 'recon', kept]['decode']['count'] == 6
+        assert rows['none' if kept == N else 'recon', kept]['decode']['count'] == 5
         assert result['agreement'][str(kept)]['relative'] < 1e-4
     assert result['memory']['keys_values']['15'] == (15 + TEXT + 6) * 2 * 4 * 16 * 4
     assert json.loads((tmp_path / 'model.json').read_text()) == result

@@ -76,6 +76,8 @@ def test_inspect_tells_of_a_bundle(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ('nano (fp32), every file verified', '672, 112 a camera', 'planner_layer_03',
                   'vision_encoder, recon_pruner, planner take at least 18.'):
         assert words in out
+    assert main(['inspect', str(NANO), '--picture', 'path.png']) == 2
+    assert 'draws the driven path of a bag, a bundle has none' in capsys.readouterr().err
     assert main(['inspect', str(NANO), '--json']) == 0
     report = json.loads(capsys.readouterr().out)
     assert report['num_tokens'] == 672 and report['trained'] is True

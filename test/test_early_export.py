@@ -42,6 +42,7 @@ from fastdrive_ros.learn.early_score import save_early_score  # noqa: E402
 from fastdrive_ros.learn.graphs import ExportError  # noqa: E402
 from fastdrive_ros.learn.graphs import export_graph  # noqa: E402
 from fastdrive_ros.learn.nano import PRUNER_FILE  # noqa: E402
+from fastdrive_ros.learn.precision import require_sure_windows  # noqa: E402
 from fastdrive_ros.learn.rival_graphs import vision_attention  # noqa: E402
 from fastdrive_ros.perception import Perception  # noqa: E402
 from fastdrive_ros.perception import perception_graphs  # noqa: E402
@@ -56,6 +57,7 @@ from fastdrive_ros.runtime.golden import check_golden  # noqa: E402
 from fastdrive_ros.runtime.load import load_engines  # noqa: E402
 from fastdrive_ros.runtime.onnx_engine import OnnxEngine  # noqa: E402
 from fastdrive_ros.runtime.onnx_file import onnx_specs  # noqa: E402
+from fastdrive_ros.tools import bench_bundle  # noqa: E402
 from fastdrive_ros.tools.cli import main  # noqa: E402
 
 CHANNELS = 32
@@ -189,7 +191,8 @@ def test_the_golden_check_blames_an_encoder_that_keeps_other_windows(
             return {name: np.roll(value, 4, axis=0) for name, value in out.items()}
 
     # Windows of 16 and of 12 tokens a camera, moved on by four.
-    with pytest.raises(EngineError, match=r'kept tokens in common: vision_encoder [0-9]+\.'):
+    kept = r'in common: vision_encoder [0-8]?[0-9]\.[0-9]% \(limit 99'
+    with pytest.raises(EngineError, match=kept):
         check_golden(bundle, {'vision_encoder': Other()})  # type: ignore[dict-item]
     own = {graph: engines[graph] for graph in ('vision_encoder', 'recon_pruner', 'perception')}
     assert check_golden(bundle, own).passed
@@ -205,7 +208,23 @@ def test_in_bf16_windows_may_change_places_as_far_as_rounding_goes(
     assert 1e-4 < rounding['relative_l2'] < 0.1
     assert manifest['graphs']['perception']['export_check']['relative_l2'] < 1e-3
     tolerance = manifest['golden']['tolerance']
-    assert tolerance['kept_overlap'] <= min(0.99, 1 - 3 * (1 - rounding['kept_overlap'])) + 1e-9
+    assert tolerance['encoded_overlap'] == pytest.approx(
+        min(0.99, 1 - 3 * (1 - rounding['encoded_overlap'])))
+    assert 0.5 <= tolerance['encoded_overlap'] and tolerance['kept_overlap'] >= 0.9
+    require_sure_windows('bf16', 0.16)
+    with pytest.raises(ExportError, match='in bf16 rounding may displace 17% of the tokens'):
+        require_sure_windows('bf16', 0.17)
+
+
+def test_the_bench_shows_only_tokens_that_there_are(
+        bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ['bench', 'model', '--bundle', str(bundle.path), '--repeats', '1']
+    assert main([*command, '--kept', str(2 * LEFT)]) == 2
+    assert f'expected 1 to 55 of the 56 tokens that the encoder of {bundle.name} leaves (N = 112' \
+        in capsys.readouterr().err
+    result = bench_bundle.bench(bundle.path, (20,), repeats=1)
+    assert [row['kept'] for row in result['rows'][:2]] == [2 * LEFT, 20]
+    assert result['rows'][1]['macs'] < result['rows'][0]['macs'] * 2
 
 
 def test_what_is_at_stake_is_what_others_may_displace(checkpoint: Path, score_file: Path) -> None:

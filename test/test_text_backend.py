@@ -17,24 +17,32 @@ pytest.importorskip('tokenizers')
 pytest.importorskip('transformers')
 
 from make_inputs import make_set  # noqa: E402
+from test_text_bundle import PROMPTS  # noqa: E402
 from test_text_bundle import T0_NS  # noqa: E402
 from test_text_bundle import bundle as bundle  # noqa: E402 - a fixture
 from test_text_bundle import checkpoint as checkpoint  # noqa: E402 - a fixture
 from test_text_bundle import ego_at  # noqa: E402
+from test_text_bundle import request  # noqa: E402
 from test_text_bundle import settings  # noqa: E402
 
 from fastdrive_ros.assemble import build_pipeline  # noqa: E402
 from fastdrive_ros.core.trajectory import GateLimits  # noqa: E402
 from fastdrive_ros.core.types import EgoState  # noqa: E402
 from fastdrive_ros.core.types import KeptTokens  # noqa: E402
+from fastdrive_ros.learn.export import export_bundle  # noqa: E402
 from fastdrive_ros.planners import torch_language  # noqa: E402
 from fastdrive_ros.planners import torch_weights  # noqa: E402
+from fastdrive_ros.planners.language_memory import LanguageShape  # noqa: E402
+from fastdrive_ros.planners.text_decoding import Answer  # noqa: E402
+from fastdrive_ros.planners.text_decoding import Writer  # noqa: E402
 from fastdrive_ros.planners.torch_language import InEngine  # noqa: E402
 from fastdrive_ros.planners.torch_weights import load_language  # noqa: E402
 from fastdrive_ros.runtime.bundle import Bundle  # noqa: E402
 from fastdrive_ros.runtime.bundle import BundleError  # noqa: E402
 from fastdrive_ros.runtime.engine import DeviceArray  # noqa: E402
 from fastdrive_ros.runtime.engine import EngineError  # noqa: E402
+from fastdrive_ros.runtime.onnx_engine import OnnxEngine  # noqa: E402
+from fastdrive_ros.tools import bench_bundle  # noqa: E402
 from fastdrive_ros.tools import bench_text  # noqa: E402
 from fastdrive_ros.tools.cli import main  # noqa: E402
 from fastdrive_ros.tools.hf_generate import HfWriter  # noqa: E402
@@ -101,7 +109,7 @@ def test_a_bundle_of_before_says_so(bundle: Bundle) -> None:
     graph = bundle.graph_path('language_model')
     section = {key: value for key, value in bundle.planner.items() if key != 'language'}
     with pytest.raises(EngineError, match='expected the shape of the language model .* found '
-                       'none: export the bundle again, without --weights, or set text_backend'):
+                       'none: --weights, .* Export the bundle again, or set text_backend'):
         load_language(graph, section, needs_gpu=False)
 
 
@@ -181,6 +189,76 @@ def test_the_bench_lets_transformers_answer_the_same_prompts(
     assert 'text_backend torch; prefill p50' in out and "transformers'" in out
     row = next(line.split() for line in out.splitlines() if "transformers' generate" in line)
     assert row[row.index('x') - 1] == '1.00', 'ratios are to transformers where it ran'
+
+
+def test_the_folder_s_own_ways_of_generating_do_not_count(bundle: Bundle,
+                                                           checkpoint: Path) -> None:
+    settings_file = checkpoint / 'generation_config.json'
+    before = settings_file.read_text()
+    ego = ego_at(T0_NS)
+    planner = build_pipeline(settings(bundle)).pipeline.planner
+    prompt = planner.prompt(kept_tokens(bundle, ego), ego)
+    plain = HfWriter(checkpoint, bundle, end_token=-1, max_tokens=12).write(prompt)[0]
+    try:
+        settings_file.write_text(json.dumps({**json.loads(before), 'repetition_penalty': 1.5,
+                                             'do_sample': True, 'temperature': 3.0}))
+        assert HfWriter(checkpoint, bundle, -1, 12).write(prompt)[0] == plain
+    finally:
+        settings_file.write_text(before)
+
+
+def test_what_was_opened_is_closed_when_the_rest_fails(
+        bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+    monkeypatch.setattr(OnnxEngine, 'close', lambda self: closed.append(self))
+    monkeypatch.setattr(torch_language.TorchLanguageModel, 'close', lambda self: closed.append(0))
+
+    def fails(self: object, shortest: int, longest: int) -> None:
+        raise EngineError('too little memory to record')
+
+    monkeypatch.setattr(torch_language.TorchLanguageModel, 'warm_up', fails)
+    with pytest.raises(EngineError, match='too little memory to record'):
+        build_pipeline(settings(bundle, text_backend='torch'))
+    assert len(closed) == 3         # encoder, pruner, language model
+
+
+def test_a_closed_model_holds_nothing(bundle: Bundle) -> None:
+    model = load_language(bundle.graph_path('language_model'), bundle.planner, needs_gpu=False)
+    model.close()
+    assert not any(isinstance(value, torch.Tensor) and value.is_floating_point()
+                   and value.numel() > len(model._host_logits) for value in vars(model).values())
+
+
+def test_a_rotation_that_torch_does_not_compute_is_left_to_the_engine(
+        checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(text: object, tied: bool) -> None:
+        raise EngineError("expected a language model with 'rope_type': 'default', found yarn.")
+
+    monkeypatch.setattr(LanguageShape, 'from_config', refuses)
+    said: list[str] = []
+    made = export_bundle(request(checkpoint, tmp_path / 'b', PROMPTS / 'front.yaml'), said.append)
+    assert any("text_backend 'torch' will not run this bundle: expected" in line for line in said)
+    assert 'language' not in made.planner
+    with pytest.raises(EngineError, match='other models than Qwen2.5-VL'):
+        build_pipeline(settings(made, text_backend='torch'))
+
+
+def test_a_bundle_s_stages_do_not_guess_from_the_trial_before(bundle: Bundle) -> None:
+    passes: dict[int, list[int]] = {}
+    write = Writer.write
+
+    def counted(self: Writer, *arguments: object) -> Answer:
+        answer = write(self, *arguments)
+        passes.setdefault(answer.num_passes, []).append(1)
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, 'write', counted)
+        result = bench_bundle.bench(bundle.path, (9, 8, 7), repeats=2)
+    assert {row['method'] for row in result['rows']} == {
+        'none', 'recon', 'divprune', 'prune2drive'}
+    # The plan of the same pictures as a guess would take a handful of passes.
+    assert min(passes) > 8, passes
 
 
 def test_the_bench_refuses_another_checkpoint(bundle: Bundle, checkpoint: Path,

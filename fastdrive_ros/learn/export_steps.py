@@ -55,6 +55,7 @@ from fastdrive_ros.learn.precision import Reach
 from fastdrive_ros.learn.precision import Rounding
 from fastdrive_ros.learn.precision import in_float32
 from fastdrive_ros.learn.precision import require_range
+from fastdrive_ros.learn.precision import require_sure_windows
 from fastdrive_ros.learn.precision import rounding
 from fastdrive_ros.learn.prompt_file import TextHead
 from fastdrive_ros.learn.recon_pruner import ReconPruner
@@ -71,6 +72,7 @@ from fastdrive_ros.learn.waypoint_head import WaypointPlanner
 from fastdrive_ros.learn.weight_only import Cost
 from fastdrive_ros.learn.weight_only import cost
 from fastdrive_ros.learn.weight_only import quantise
+from fastdrive_ros.runtime.engine import EngineError
 from fastdrive_ros.runtime.golden import PLAN_PREFIX
 from fastdrive_ros.runtime.golden_inputs import golden_history
 from fastdrive_ros.runtime.golden_inputs import golden_images
@@ -263,10 +265,19 @@ def export_language(work: Work) -> Facts:
     with timed(work.report, f'export {graph}'):
         export_graph(language, example, OUTPUTS, FREE_DIMS, work.path(graph))
     if not work.weights:    # torch has no products with integers
-        facts.text['on_torch'] = {'language': asdict(work.parts.language_shape),
-                                  'same_weights': same_weights(language, work.path(graph))}
+        facts.text['on_torch'] = _on_torch(work, language, graph)
     facts.differences[graph] = _compared(work, graph, partial(check_language, language, feeds))
     return facts
+
+
+def _on_torch(work: Work, language: LanguageGraph, graph: str) -> dict[str, Any]:
+    """Return what text_backend 'torch' must know; nothing of a model that it does not compute."""
+    try:
+        shape = work.parts.language_shape
+    except EngineError as error:
+        work.report(f"text_backend 'torch' will not run this bundle: {error}")
+        return {}
+    return {'language': asdict(shape), 'same_weights': same_weights(language, work.path(graph))}
 
 
 def export_rivals(work: Work) -> Facts:
@@ -309,11 +320,13 @@ def _early_vision(work: Work, graph: str, images: Mapping[str, torch.Tensor]) ->
         with timed(work.report, f'{graph} in {work.precision} by torch'), torch.inference_mode():
             found, found_present = early(**images)
             error = scores_of(early, images['images']) - scores
-        both = present & found_present
+        both, at_stake = present & found_present, share_at_stake(
+            early, scores, error.abs().max().item())
+        require_sure_windows(work.precision, at_stake)
         facts.roundings[graph] = replace(
             rounding(graph, work.precision, {'visual_tokens': tokens[both].numpy()},
                      {'visual_tokens': found[both].numpy()}),
-            kept_overlap=1.0 - share_at_stake(early, scores, error.abs().max().item()))
+            encoded_overlap=1.0 - at_stake)
     with timed(work.report, f'export {graph}'):
         export_graph(early, images, outputs, {}, work.path(graph))
     facts.differences[graph] = _compared(work, graph, partial(check_early_vision, early))

@@ -30,6 +30,8 @@ MAX_ROUNDING = 0.1
 # A device rounds elsewhere than torch does on the CPU, with errors of the same size.
 _SLACK = 3.0
 _LEAST_TOLERANCE = {'relative_l2': 1e-3, 'kept_overlap': 0.99}
+# Of an early-pruned encoder: with fewer tokens in common its golden check would say little.
+_LEAST_ENCODED_OVERLAP = 0.5
 
 
 @dataclass
@@ -53,6 +55,8 @@ class Rounding:
     relative_l2: float
     kept_overlap: float = 1.0
     """Of a pruner: share of the tokens kept in fp32 that it keeps, too."""
+    encoded_overlap: float = 1.0
+    """Of an early-pruned encoder: share of its tokens that rounding cannot displace."""
 
 
 @contextmanager
@@ -145,7 +149,19 @@ def golden_tolerance(roundings: Mapping[str, Rounding]) -> dict[str, float]:
     """Return what an engine may differ from the fp32 outputs: three times torch's rounding."""
     worst = max((found.relative_l2 for found in roundings.values()), default=0.0)
     lost = 1.0 - min((found.kept_overlap for found in roundings.values()), default=1.0)
+    displaced = 1.0 - min((found.encoded_overlap for found in roundings.values()), default=1.0)
     return {
         'relative_l2': max(_LEAST_TOLERANCE['relative_l2'], _SLACK * worst),
         'kept_overlap': min(_LEAST_TOLERANCE['kept_overlap'], 1.0 - _SLACK * lost),
+        'encoded_overlap': min(_LEAST_TOLERANCE['kept_overlap'], 1.0 - _SLACK * displaced),
     }
+
+
+def require_sure_windows(precision: str, at_stake: float) -> None:
+    """Raise ExportError when rounding may displace so many tokens that no check would tell."""
+    if 1.0 - _SLACK * at_stake < _LEAST_ENCODED_OVERLAP:
+        raise ExportError(
+            f'in {precision} rounding may displace {at_stake:.0%} of the tokens that early '
+            'pruning leaves, with three times as many allowed no check would notice other '
+            'windows. Nothing was written. Take another block or share, or export in fp32.'
+        )

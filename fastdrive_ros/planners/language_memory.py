@@ -55,8 +55,7 @@ class LanguageShape:
                  'rope_type': text.rope_parameters['rope_type']}
         wanted = {'hidden_act': 'silu', 'layer_types': ['full_attention'], 'rope_type': 'default'}
         if found != wanted:
-            raise EngineError(f'expected a language model with {wanted}, found {found}: run this '
-                              'checkpoint through transformers itself.')
+            raise EngineError(f'expected a language model with {wanted}, found {found}.')
         return cls(
             text.num_hidden_layers, text.hidden_size, text.intermediate_size,
             text.num_attention_heads, text.num_key_value_heads, text.vocab_size, tied,

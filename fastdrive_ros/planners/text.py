@@ -72,16 +72,18 @@ class TextPlanner:
         """Return this cycle's prompt with the beginning of its answer."""
         return self._prompt.rows(kept, ego.history, self.writer.begin.tokens)
 
-    def prompt_rows(self, num_kept: int, history_steps: int) -> tuple[int, int]:
-        """Return how many rows the shortest and the longest prompt of K tokens have."""
-        kept = KeptTokens(np.zeros((num_kept, 0), np.float32), np.arange(num_kept),
-                          num_tokens=self._prompt.num_tokens)
+    def prompt_rows(self, fewest: int, most: int, history_steps: int) -> tuple[int, int]:
+        """Return how many rows the shortest and the longest prompt of such K have."""
         histories = np.zeros((2, history_steps, len(EGO_FEATURES)), np.float32)
         histories[1] = -888.88                                  # numbers as long as they get
         histories[1, :, EGO_FEATURES.index('valid')] = 1.0
-        shortest, longest = (len(self._prompt.rows(kept, h, self.writer.begin.tokens).token_ids)
-                             for h in histories)
-        return shortest, longest
+
+        def rows(num_kept: int, history: np.ndarray) -> int:
+            kept = KeptTokens(np.zeros((num_kept, 0), np.float32), np.arange(num_kept),
+                              num_tokens=self._prompt.num_tokens)
+            return len(self._prompt.rows(kept, history, self.writer.begin.tokens).token_ids)
+
+        return rows(fewest, histories[0]), rows(most, histories[1])
 
     def draft(self, ego: EgoState) -> Draft:
         """Return what will probably be written."""

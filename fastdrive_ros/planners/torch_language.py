@@ -162,6 +162,14 @@ class TorchLanguageModel:
                 block *= 2
         self._lose()
 
+    def close(self) -> None:
+        """Give the memory back; it cannot run afterwards."""
+        device = self._block.device
+        for name in ('decoder', '_cache', '_kept', '_hidden', '_heads', '_replay'):
+            self.__dict__.pop(name, None)
+        if device.type == 'cuda':
+            torch.cuda.empty_cache()
+
     def _lose(self) -> None:
         self.num_rows = 0
         self._prompt_positions = np.zeros(0, np.int64)

@@ -32,14 +32,15 @@ _TYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch
 _TABLES = {'embed_tokens.weight': ('embeddings', 'output'), 'lm_head.weight': ('output',)}
 
 
-def load_language(graph: Path, planner: Mapping[str, Any],
-                  needs_gpu: bool) -> TorchLanguageModel:
+def load_language(graph: Path, planner: Mapping[str, Any], needs_gpu: bool,
+                  num_threads: int = 0) -> TorchLanguageModel:
     """
     Load the language model of a text bundle, tensor by tensor, onto the GPU where there is one.
 
     ``planner`` is the manifest's section; ``needs_gpu`` says that kept tokens will be in the
-    memory of a GPU. Raises EngineError before anything is loaded when memory does not suffice or
-    torch finds no GPU that is needed, and for a bundle without the model's shape or its weights.
+    memory of a GPU; ``num_threads`` is torch's on a CPU, 0: all cores. Raises EngineError before
+    anything is loaded when memory does not suffice or torch finds no GPU that is needed, and for
+    a bundle without the model's shape or its weights.
     """
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     if needs_gpu and device.type == 'cpu':
@@ -47,14 +48,16 @@ def load_language(graph: Path, planner: Mapping[str, Any],
                           f'{torch.__version__} finds none: install one with CUDA, or {_INSTEAD}')
     if 'language' not in planner:
         raise EngineError(f'expected the shape of the language model in the manifest beside '
-                          f'{graph}, found none: export the bundle again, without --weights, or '
-                          f'{_INSTEAD}')
+                          f'{graph}, found none: --weights, other models than Qwen2.5-VL and '
+                          f'older exports have none. Export the bundle again, or {_INSTEAD}')
     section = planner['language']
     shape = LanguageShape(**{**section, 'mrope_section': tuple(section['mrope_section'])})
     weight = _weights(graph, planner['same_weights'])
     dtype, max_rows = weight('norm.weight').dtype, planner['cache']['max_rows']
     require_memory(plan_memory(shape, max_rows, dtype.itemsize, device.type), free_bytes(device),
                    str(device))
+    if num_threads:
+        torch.set_num_threads(num_threads)
     with torch.inference_mode():
         return TorchLanguageModel(Decoder(shape, lambda name: weight(name).to(device)), max_rows)
 

@@ -24,9 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from fastdrive_ros import __version__
+from fastdrive_ros.config import ConfigError
+from fastdrive_ros.tools.bench_model import BEFORE
+from fastdrive_ros.tools.bench_model import INSIDE
 from fastdrive_ros.tools.bench_model import add_options
 from fastdrive_ros.tools.computer import cpu_name
 
+# Options of `bench model`, with their defaults, that mean nothing for a bundle's own engines.
+_NOT_OF_BUNDLES = {'checkpoint': None, 'shape': None, 'dtype': None, 'grid': (1, 57, 57),
+                   'device': 'auto', 'answer_tokens': 100, 'passes': 18, 'read': 171,
+                   'methods': [*BEFORE, *INSIDE], 'text_backend': 'engine'}
 _EPILOG = """\
 examples:
   fastdrive bench preprocess
@@ -58,7 +65,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--images', type=Path, metavar='DIR',
                         help='folder of 1600x900 JPEGs (default: synthetic ones)')
     parser.add_argument('--bag', type=Path, help='another bag (default: the sample)')
-    parser.add_argument('--bundle', default='', help='another bundle (default: engines/nano)')
+    parser.add_argument('--bundle', default='',
+                        help='another bundle (default: engines/nano); model: measure its engines')
     parser.add_argument('--max-sets', type=int, default=60, metavar='N',
                         help='plans of the text bench (default: %(default)s)')
     parser.add_argument('--text-backend', choices=('engine', 'torch'), default='engine',
@@ -121,6 +129,10 @@ def run(args: argparse.Namespace) -> int:
 def _bench_model(args: argparse.Namespace) -> dict[str, Any]:
     """Measure, print, write model.json and, with matplotlib, model.png."""
     if args.bundle:
+        if others := [name for name, usual in _NOT_OF_BUNDLES.items()
+                      if getattr(args, name) != usual]:
+            raise ConfigError(f"bench model --bundle measures the bundle's own engines: leave out "
+                              f"--{', --'.join(others).replace('_', '-')}")
         from fastdrive_ros.tools.bench_bundle import bench
         from fastdrive_ros.tools.bench_bundle import draw_plot
         from fastdrive_ros.tools.bench_bundle import print_report

@@ -13,6 +13,7 @@ holds our arithmetic against transformers'; this says what the engines that driv
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdrive_ros.assemble import golden_ego
 from fastdrive_ros.assemble import method_graphs
 from fastdrive_ros.config import ConfigError
 from fastdrive_ros.core.latency import StageTimer
@@ -36,8 +38,9 @@ from fastdrive_ros.runtime.engine import Engine
 from fastdrive_ros.runtime.golden_inputs import golden_history
 from fastdrive_ros.runtime.golden_inputs import golden_images
 from fastdrive_ros.runtime.load import load_engines
+from fastdrive_ros.runtime.trt_graphs import MOST_GRAPHS
+from fastdrive_ros.runtime.trt_graphs import RUNS_TO_REPLAY
 from fastdrive_ros.tools.computer import gpu_state
-from fastdrive_ros.tools.evaluate_cost import golden_ego
 from fastdrive_ros.tools.evaluate_cost import plan_macs
 from fastdrive_ros.tools.evaluate_rows import UNPRUNED
 from fastdrive_ros.tools.evaluate_rows import Row
@@ -45,8 +48,8 @@ from fastdrive_ros.tools.tables import print_table
 
 # By chance or by place: they are for quality, not for time.
 _LEFT_OUT = ('random', 'uniform')
-_WARM_UP_ROUNDS = 2
-# Further apart than a text planner's memory, which would otherwise guess its own plan.
+# Further apart than a text planner's memory, which would otherwise guess its own plan of the same
+# pictures: its answers start without a last plan, as in the first cycle of a drive.
 _BETWEEN_PLANS_NS = 10_000_000_000
 _STAGES = ('encode', 'prune', 'plan', 'prefill', 'answer', 'total')
 
@@ -56,28 +59,33 @@ def bench(path: Path, kept: Sequence[int], repeats: int, backend: str = 'auto') 
     bundle = load_bundle(path)
     methods = _methods(bundle)
     every = bundle.num_tokens
-    kept = sorted(set(kept or [every * part // 4 for part in (3, 2, 1)]), reverse=True)
-    if not 0 < kept[-1] <= kept[0] < every:
-        raise ConfigError(f'--kept: expected 1 to {every - 1} of the N = {every} tokens of '
-                          f'{bundle.name}, found {kept}')
+    encoded = bundle.encoded_per_camera * len(bundle.cameras)
+    kept = sorted(set(kept or [encoded * part // 4 for part in (3, 2, 1)]), reverse=True)
+    if not 0 < kept[-1] <= kept[0] < encoded:
+        raise ConfigError(f'--kept: expected 1 to {encoded - 1} of the {encoded} tokens that the '
+                          f'encoder of {bundle.name} leaves (N = {every}), found {kept}')
+    if len(kept) >= MOST_GRAPHS:
+        raise ConfigError(f'--kept: expected at most {MOST_GRAPHS - 1} numbers, which is what '
+                          f"TensorRT's recorded runs are kept for, found {len(kept)}")
     graphs = tuple(dict.fromkeys(
         graph for method in (UNPRUNED, *methods) for graph in method_graphs(bundle, method)))
     before = gpu_state()
     loaded = load_engines(bundle, backend=backend, graphs=graphs,
                           on_progress=lambda line: print(line, file=sys.stderr))
     bundles, engines = {bundle.name: bundle}, {bundle.name: loaded.engines}
-    trials = [(UNPRUNED, every), *((method, count) for method in methods for count in kept)]
+    trials = [(UNPRUNED, encoded), *((method, count) for method in methods for count in kept)]
     try:
         took_ms = _rounds(bundle, loaded.engines, trials, repeats)
         # The half token keeps a ratio from being rounded to one token less.
-        rows = {trial: Row(trial[0], bundle.name, min(1.0, (trial[1] + 0.5) / every))
-                for trial in trials}
+        rows = {(method, count): Row(
+            method, bundle.name, 1.0 if count == encoded else (count + 0.5) / every)
+            for method, count in trials}
         macs = plan_macs(bundles, engines, rows.values())
     finally:
         for engine in loaded.engines.values():
             engine.close()
     return {
-        'bench': 'bundle', 'bundle': bundle.name, 'precision': bundle.precision,
+        'bench': 'bundle', 'bundle': bundle.name, 'precision': bundle.arithmetic,
         'backend': loaded.backend, 'device': loaded.device, 'num_tokens': every,
         'planner': bundle.planner['head'], 'repeats': repeats,
         'gpu_before': before, 'gpu_after': gpu_state(),
@@ -112,19 +120,25 @@ def _rounds(bundle: Bundle, engines: Mapping[str, Engine], trials: Sequence[tupl
     parts = {method: (
         Perception(engines, method, bundle.grid_height, bundle.grid_width),
         make_planner(bundle.manifest, bundle.path, engines, method)) for method, _ in trials}
+    stamps_ns = itertools.count(0, _BETWEEN_PLANS_NS)
+
+    def plan(method: str, count: int) -> dict[str, float]:
+        perception, planner = parts[method]
+        timer, stamp_ns = StageTimer(), next(stamps_ns)
+        tokens = perception.perceive(batch, stamp_ns, count, timer)
+        with timer('plan'):
+            output = planner.plan(tokens, golden_ego(history, stamp_ns), count)
+        return {**timer.stage_ms, 'total': sum(timer.stage_ms.values()), **output.stage_ms}
+
     took_ms: list[dict[str, list[float]]] = [{} for _ in trials]
-    for number in range(_WARM_UP_ROUNDS + repeats):
-        for i, (method, count) in enumerate(trials):
-            perception, planner = parts[method]
-            timer, stamp_ns = StageTimer(), (1 + number) * _BETWEEN_PLANS_NS
-            tokens = perception.perceive(batch, stamp_ns, count, timer)
-            with timer('plan'):
-                output = planner.plan(tokens, golden_ego(history, stamp_ns), count)
-            timer.stage_ms['total'] = sum(timer.stage_ms.values())
-            if number >= _WARM_UP_ROUNDS:
-                for stage, ms in {**timer.stage_ms, **output.stage_ms}.items():
-                    took_ms[i].setdefault(stage, []).append(ms)
-        print(f'round {number + 1} of {_WARM_UP_ROUNDS + repeats}', file=sys.stderr)
+    for number in range(1 + repeats):
+        for i, trial in enumerate(trials):
+            # At first as often in a row as TensorRT wants to see a run before it is recorded.
+            for _ in range(1 if number else RUNS_TO_REPLAY):
+                stages = plan(*trial)
+            for stage, ms in stages.items() if number else ():
+                took_ms[i].setdefault(stage, []).append(ms)
+        print(f'round {number + 1} of {1 + repeats}', file=sys.stderr)
     return took_ms
 
 

@@ -72,7 +72,7 @@ def chain(subject: Subject, method: str, num_kept: int, answer_tokens: int,
         subject.rows(kept, indices), subject.candidates))
     prompt_rows = subject.language.num_rows
     took_ms = []
-    for _ in range(answer_tokens):
+    for _ in range(answer_tokens - 1):  # the prefill gave the first, as for transformers
         logits, ms = clock(lambda: _next(subject, logits, 1))  # noqa: B023 - called at once
         took_ms.append(ms)
     subject.language.forget(prompt_rows)

@@ -115,7 +115,7 @@ def _moment(session: LiveSession, bag: Bag, bundle: Bundle, odometry_topic: str)
         title=f'Six cameras in, a trajectory out: the planner reads {kept} of {total} tokens',
         caption='  ·  '.join((
             f'bundle {bundle.name}, {training}', f'N = {total}, K = {kept}',
-            f"{last['backend']} {bundle.precision}", cpu_name(), bag.path.name)))
+            f"{last['backend']} {bundle.arithmetic}", cpu_name(), bag.path.name)))
 
 
 def _driven(bag: Bag, topic: str) -> tuple[np.ndarray, np.ndarray]:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastdrive_ros.assemble import golden_ego
 from fastdrive_ros.core.types import CameraBatch
-from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.engine import Array
 from fastdrive_ros.runtime.engine import DeviceArray
@@ -92,9 +92,3 @@ def _run(models: Models, row: Row, ledger: list[tuple[Path, tuple[tuple[str, int
     kept = models.prune(row.method, sight, budget)
     models.planner(row.planner, row.method).plan(
         kept, golden_ego(golden_history(bundle.planner['history_steps']), _STAMP_NS), budget)
-
-
-def golden_ego(history: np.ndarray, stamp_ns: int) -> EgoState:
-    """Return a vehicle that came the way of ``history``, float32 (history_steps, 7)."""
-    return EgoState(stamp_ns, 'map', (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), 0.0,
-                    float(history[-1, 4]), float(history[-1, 5]), 0.0, history)

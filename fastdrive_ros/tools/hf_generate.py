@@ -47,6 +47,7 @@ class HfWriter:
         EngineError where the bundle was exported from another checkpoint.
         """
         import torch
+        from transformers import GenerationConfig
         from transformers import Qwen2_5_VLForConditionalGeneration
 
         from fastdrive_ros.learn.checkpoint import checkpoint_sha256
@@ -61,8 +62,9 @@ class HfWriter:
         self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         self._hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             checkpoint, dtype=DTYPES[bundle.precision]).to(self._device).eval()
-        self._settings = {'do_sample': False, 'eos_token_id': end_token,
-                          'pad_token_id': end_token}
+        # The folder's own settings (a repetition penalty, for one) are for chat, not for numbers.
+        self._hf.generation_config = GenerationConfig(
+            do_sample=False, eos_token_id=end_token, pad_token_id=end_token)
         self._max_tokens = max_tokens
 
     @property
@@ -83,4 +85,4 @@ class HfWriter:
 
     def _generate(self, given: dict[str, torch.Tensor], most: int) -> list[int]:
         # tolist waits for the device.
-        return self._hf.generate(**given, max_new_tokens=most, **self._settings)[0].tolist()
+        return self._hf.generate(**given, max_new_tokens=most)[0].tolist()

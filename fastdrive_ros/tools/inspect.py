@@ -14,6 +14,7 @@ from typing import Any
 from fastdrive_ros.bags import Bag
 from fastdrive_ros.bags import PresetFit
 from fastdrive_ros.bags import fit_presets
+from fastdrive_ros.config import ConfigError
 from fastdrive_ros.config import check_settings
 from fastdrive_ros.config import read_preset
 from fastdrive_ros.tools.bag_survey import image_topics
@@ -53,6 +54,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Inspect; 0 when plans can be made on the bag, or the bundle is whole."""
     if (args.bag / 'manifest.json').is_file():
+        if args.picture:
+            raise ConfigError('--picture draws the driven path of a bag, a bundle has none')
         report = inspect_bundle(args.bag)
         print(json.dumps(report, indent=2)) if args.json else print_bundle(report)
         return 0
