@@ -138,34 +138,27 @@ def build_pipeline(settings: Mapping[str, Any],
     check_required_cameras(settings, bundle.cameras)
     camera_topics(settings, bundle.cameras)  # refuses a camera without a topic
     method = pruning_method(settings, bundle.pruner_method)
-    graphs = method_graphs(bundle, method, settings['fuse_perception'])
-    on_torch = settings['text_backend'] == 'torch'
-    if on_torch and LANGUAGE not in graphs:
-        raise BundleError(f"text_backend 'torch' is for planners that write text, {bundle.path} "
-                          f"has head '{bundle.planner['head']}': leave it at 'engine'")
-    cache_dir = settings['engine_cache_dir']
-    loaded = load_engines(
-        bundle,
-        backend=settings['backend'],
-        graphs=tuple(graph for graph in graphs if not (on_torch and graph == LANGUAGE)),
-        num_threads=settings['num_threads'],
-        cache_dir=Path(cache_dir).expanduser() if cache_dir else None,
-        on_progress=on_progress)
+    loaded = _load(bundle, settings, method, on_progress)
     with ExitStack() as opened:  # until all is well
         for engine in loaded.engines.values():
             opened.callback(engine.close)
         language = None
-        if on_torch:
+        if settings['text_backend'] == 'torch':
             loaded, language = load_torch_language(bundle, loaded, settings['num_threads'])
             opened.callback(language.close)
-        perception = Perception(loaded.engines, method, bundle.grid_height, bundle.grid_width,
-                                settings['camera_floor'])
-        planner = make_planner(bundle.manifest, bundle.path, loaded.engines, method, language)
+        engines = loaded.engines
+
+        def parts() -> tuple[Perception, Planner]:
+            return (Perception(engines, method, bundle.grid_height, bundle.grid_width,
+                               settings['camera_floor']),
+                    make_planner(bundle.manifest, bundle.path, engines, method, language))
+
+        perception, planner = parts()
         fewest, most = _budgets(bundle, settings)
         if language is not None:
             language.warm_up(*planner.prompt_rows(fewest, most, bundle.planner['history_steps']))
         if loaded.backend != 'onnxruntime':
-            rehearse(bundle, perception, planner, most)
+            rehearse(bundle, *parts(), most)    # in parts of its own: some remember past frames
         pipeline = Pipeline(
             Preprocessor(bundle.cameras, bundle.image_height, bundle.image_width,
                          settings['decode_threads']),
@@ -174,6 +167,24 @@ def build_pipeline(settings: Mapping[str, Any],
     return Assembly(bundle, loaded, method, pipeline,
                     FrameSynchronizer(bundle.cameras, sync_config(settings)),
                     EgoBuffer(ego_config(settings, bundle)))
+
+
+def _load(bundle: Bundle, settings: Mapping[str, Any], method: str,
+          on_progress: Callable[[str], None] | None) -> LoadedEngines:
+    """Load the engines of a method, without the language model's where torch runs it."""
+    graphs = method_graphs(bundle, method, settings['fuse_perception'])
+    on_torch = settings['text_backend'] == 'torch'
+    if on_torch and LANGUAGE not in graphs:
+        raise BundleError(f"text_backend 'torch' is for planners that write text, {bundle.path} "
+                          f"has head '{bundle.planner['head']}': leave it at 'engine'")
+    cache_dir = settings['engine_cache_dir']
+    return load_engines(
+        bundle,
+        backend=settings['backend'],
+        graphs=tuple(graph for graph in graphs if not (on_torch and graph == LANGUAGE)),
+        num_threads=settings['num_threads'],
+        cache_dir=Path(cache_dir).expanduser() if cache_dir else None,
+        on_progress=on_progress)
 
 
 def _budgets(bundle: Bundle, settings: Mapping[str, Any]) -> tuple[int, int]:
