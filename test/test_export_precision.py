@@ -194,9 +194,12 @@ def test_values_that_are_not_finite_or_too_far_off_are_refused() -> None:
 
 
 def test_tolerance_follows_from_what_was_measured() -> None:
-    assert golden_tolerance({}) == {'relative_l2': 1e-3, 'kept_overlap': 0.99}
-    found = golden_tolerance({'a': Rounding(0.004), 'b': Rounding(0.001, kept_overlap=0.98)})
-    assert found == pytest.approx({'relative_l2': 0.012, 'kept_overlap': 0.94})
+    assert golden_tolerance({}) == {
+        'relative_l2': 1e-3, 'kept_overlap': 0.99, 'encoded_overlap': 0.99}
+    found = golden_tolerance({'a': Rounding(0.004, encoded_overlap=0.9),
+                              'b': Rounding(0.001, kept_overlap=0.98)})
+    assert found == pytest.approx({
+        'relative_l2': 0.012, 'kept_overlap': 0.94, 'encoded_overlap': 0.7})
 
 
 def test_fp32_with_one_layer_at_a_time_is_fp32(tmp_path: Path) -> None:
