@@ -202,17 +202,22 @@ def rehearse(bundle: Bundle, perception: Perception, planner: Planner, budget: i
 
     So they are recorded and proven at start, and the first cycles need not wait for it.
     """
-    cameras = len(bundle.cameras)
-    batch = CameraBatch(golden_images(cameras, bundle.image_height, bundle.image_width),
-                        np.ones(cameras, dtype=bool))
-    ego = golden_ego(golden_history(bundle.planner['history_steps']), 0)
+    batch, ego = golden_batch(bundle), golden_ego(bundle, 0)
     for _ in range(RUNS_TO_REPLAY):
         kept = perception.perceive(batch, 0, budget, StageTimer())
         planner.plan(kept, ego, budget)
 
 
-def golden_ego(history: np.ndarray, stamp_ns: int) -> EgoState:
-    """Return a vehicle that came the way of ``history``, float32 (history_steps, 7)."""
+def golden_batch(bundle: Bundle) -> CameraBatch:
+    """Return the pictures that a bundle is checked with, of all its cameras."""
+    cameras = len(bundle.cameras)
+    return CameraBatch(golden_images(cameras, bundle.image_height, bundle.image_width),
+                       np.ones(cameras, dtype=bool))
+
+
+def golden_ego(bundle: Bundle, stamp_ns: int) -> EgoState:
+    """Return a vehicle that came the way that a bundle is checked with."""
+    history = golden_history(bundle.planner['history_steps'])
     return EgoState(stamp_ns, 'map', (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), 0.0,
                     float(history[-1, 4]), float(history[-1, 5]), 0.0, history)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastdrive_ros.core.types import EGO_FEATURES
 from fastdrive_ros.core.types import KeptTokens
 from fastdrive_ros.learn.checkpoint import ModelParts
 from fastdrive_ros.learn.graphs import Difference
@@ -33,6 +32,7 @@ from fastdrive_ros.planners.text_answer import AnswerGrammar
 from fastdrive_ros.planners.text_decoding import Writer
 from fastdrive_ros.planners.text_prompt import Encode
 from fastdrive_ros.planners.text_prompt import PromptBuilder
+from fastdrive_ros.planners.text_prompt import longest_history
 from fastdrive_ros.runtime.golden import run_language
 from fastdrive_ros.runtime.golden_inputs import golden_history
 from fastdrive_ros.runtime.onnx_file import OnnxWeights
@@ -67,9 +67,7 @@ def golden_feeds(
 
 def cache_sizes(parts: ModelParts, head: TextHead, graph: LanguageGraph) -> dict[str, int]:
     """Return the manifest's ``cache``: its shape, with room for the longest of all cycles."""
-    # Every token kept, every number of the history as long as they get.
-    history = np.full((head.history_steps, len(EGO_FEATURES)), -888.88, np.float32)
-    history[:, EGO_FEATURES.index('valid')] = 1.0
+    history = longest_history(head.history_steps)
     everything = KeptTokens(np.zeros((parts.num_tokens, 1), np.float32),
                             np.arange(parts.num_tokens), num_tokens=parts.num_tokens)
     prompt = _builder(parts, head).rows(everything, history, ())

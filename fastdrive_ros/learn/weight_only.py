@@ -28,7 +28,6 @@ import torch
 from onnxscript import ir
 from torch import nn
 
-KINDS = 'int8', 'int4'
 OPSET = 21
 """The first with int4 and with scales in blocks; only graphs with integer weights need it."""
 BLOCK = 128

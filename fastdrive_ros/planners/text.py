@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from fastdrive_ros.core.latency import StageTimer
-from fastdrive_ros.core.types import EGO_FEATURES
 from fastdrive_ros.core.types import EgoState
 from fastdrive_ros.core.types import KeptTokens
 from fastdrive_ros.planners import PlannerOutput
@@ -31,6 +30,7 @@ from fastdrive_ros.planners.text_draft import LastPlan
 from fastdrive_ros.planners.text_prompt import Encode
 from fastdrive_ros.planners.text_prompt import PromptBuilder
 from fastdrive_ros.planners.text_prompt import TextPrompt
+from fastdrive_ros.planners.text_prompt import longest_history
 from fastdrive_ros.runtime.engine import EngineError
 
 # Between points closer than this a direction is noise: the vehicle stands and keeps its own.
@@ -74,16 +74,13 @@ class TextPlanner:
 
     def prompt_rows(self, fewest: int, most: int, history_steps: int) -> tuple[int, int]:
         """Return how many rows the shortest and the longest prompt of such K have."""
-        histories = np.zeros((2, history_steps, len(EGO_FEATURES)), np.float32)
-        histories[1] = -888.88                                  # numbers as long as they get
-        histories[1, :, EGO_FEATURES.index('valid')] = 1.0
-
         def rows(num_kept: int, history: np.ndarray) -> int:
             kept = KeptTokens(np.zeros((num_kept, 0), np.float32), np.arange(num_kept),
                               num_tokens=self._prompt.num_tokens)
             return len(self._prompt.rows(kept, history, self.writer.begin.tokens).token_ids)
 
-        return rows(fewest, histories[0]), rows(most, histories[1])
+        longest = longest_history(history_steps)
+        return rows(fewest, np.zeros_like(longest)), rows(most, longest)
 
     def draft(self, ego: EgoState) -> Draft:
         """Return what will probably be written."""

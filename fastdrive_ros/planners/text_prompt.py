@@ -69,6 +69,13 @@ def _entry(template: str, row: np.ndarray, age_s: float) -> str:
     return template.format(age_s=age_s, **plain)
 
 
+def longest_history(history_steps: int) -> np.ndarray:
+    """Return float32 (history_steps, F) whose numbers are as long in a prompt as they get."""
+    history = np.full((history_steps, len(EGO_FEATURES)), -888.88, np.float32)
+    history[:, EGO_FEATURES.index('valid')] = 1.0
+    return history
+
+
 class PromptBuilder:
     """One bundle's prompt: tokenised every cycle, because the history is part of the text."""
 

@@ -59,7 +59,7 @@ class LoadedEngines:
     backend: str
     """'tensorrt', 'tensorrt_rtx' or 'onnxruntime'."""
     reason: str
-    """Why this backend, why not the better ones, and which engine goes without CUDA graphs."""
+    """Why this backend, and why not the better ones."""
     device: str
     """What it runs on, in words."""
     golden: GoldenReport

@@ -25,15 +25,12 @@ from typing import Any
 
 from fastdrive_ros import __version__
 from fastdrive_ros.config import ConfigError
-from fastdrive_ros.tools.bench_model import BEFORE
-from fastdrive_ros.tools.bench_model import INSIDE
 from fastdrive_ros.tools.bench_model import add_options
 from fastdrive_ros.tools.computer import cpu_name
 
-# Options of `bench model`, with their defaults, that mean nothing for a bundle's own engines.
-_NOT_OF_BUNDLES = {'checkpoint': None, 'shape': None, 'dtype': None, 'grid': (1, 57, 57),
-                   'device': 'auto', 'answer_tokens': 100, 'passes': 18, 'read': 171,
-                   'methods': [*BEFORE, *INSIDE], 'text_backend': 'engine'}
+# Options that mean nothing for a bundle's own engines.
+_NOT_OF_BUNDLES = ('checkpoint', 'shape', 'dtype', 'grid', 'device', 'answer_tokens', 'passes',
+                   'read', 'methods', 'text_backend')
 _EPILOG = """\
 examples:
   fastdrive bench preprocess
@@ -78,6 +75,7 @@ def add_parser(subparsers: Any) -> None:
                         help="encoders: each bundle's folder of `fastdrive evaluate`")
     parser.add_argument('--picture', type=Path, metavar='PNG',
                         help='encoders: draw time and quality of early pruning')
+    parser.set_defaults(usual=parser.get_default)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -129,8 +127,8 @@ def run(args: argparse.Namespace) -> int:
 def _bench_model(args: argparse.Namespace) -> dict[str, Any]:
     """Measure, print, write model.json and, with matplotlib, model.png."""
     if args.bundle:
-        if others := [name for name, usual in _NOT_OF_BUNDLES.items()
-                      if getattr(args, name) != usual]:
+        if others := [name for name in _NOT_OF_BUNDLES
+                      if getattr(args, name) != args.usual(name)]:
             raise ConfigError(f"bench model --bundle measures the bundle's own engines: leave out "
                               f"--{', --'.join(others).replace('_', '-')}")
         from fastdrive_ros.tools.bench_bundle import bench

@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from fastdrive_ros.assemble import golden_batch
 from fastdrive_ros.assemble import golden_ego
 from fastdrive_ros.assemble import method_graphs
 from fastdrive_ros.config import ConfigError
+from fastdrive_ros.core.latency import LatencyWindow
 from fastdrive_ros.core.latency import StageTimer
-from fastdrive_ros.core.types import CameraBatch
 from fastdrive_ros.perception import Perception
 from fastdrive_ros.planners import make_planner
 from fastdrive_ros.pruners import METHODS
@@ -35,8 +36,6 @@ from fastdrive_ros.runtime.bundle import BundleError
 from fastdrive_ros.runtime.bundle import load_bundle
 from fastdrive_ros.runtime.device_memory import device_memory
 from fastdrive_ros.runtime.engine import Engine
-from fastdrive_ros.runtime.golden_inputs import golden_history
-from fastdrive_ros.runtime.golden_inputs import golden_images
 from fastdrive_ros.runtime.load import load_engines
 from fastdrive_ros.runtime.trt_graphs import MOST_GRAPHS
 from fastdrive_ros.runtime.trt_graphs import RUNS_TO_REPLAY
@@ -54,7 +53,7 @@ _BETWEEN_PLANS_NS = 10_000_000_000
 _STAGES = ('encode', 'prune', 'plan', 'prefill', 'answer', 'total')
 
 
-def bench(path: Path, kept: Sequence[int], repeats: int, backend: str = 'auto') -> dict[str, Any]:
+def bench(path: Path, kept: Sequence[int], repeats: int) -> dict[str, Any]:
     """Measure all methods that a bundle has the graphs of, at N and at every K of ``kept``."""
     bundle = load_bundle(path)
     methods = _methods(bundle)
@@ -70,12 +69,12 @@ def bench(path: Path, kept: Sequence[int], repeats: int, backend: str = 'auto') 
     graphs = tuple(dict.fromkeys(
         graph for method in (UNPRUNED, *methods) for graph in method_graphs(bundle, method)))
     before = gpu_state()
-    loaded = load_engines(bundle, backend=backend, graphs=graphs,
+    loaded = load_engines(bundle, graphs=graphs,
                           on_progress=lambda line: print(line, file=sys.stderr))
     bundles, engines = {bundle.name: bundle}, {bundle.name: loaded.engines}
     trials = [(UNPRUNED, encoded), *((method, count) for method in methods for count in kept)]
     try:
-        took_ms = _rounds(bundle, loaded.engines, trials, repeats)
+        windows = _rounds(bundle, loaded.engines, trials, repeats)
         # The half token keeps a ratio from being rounded to one token less.
         rows = {(method, count): Row(
             method, bundle.name, 1.0 if count == encoded else (count + 0.5) / every)
@@ -91,8 +90,8 @@ def bench(path: Path, kept: Sequence[int], repeats: int, backend: str = 'auto') 
         'gpu_before': before, 'gpu_after': gpu_state(),
         'device_memory_bytes': device_memory(bundle, graphs).total,
         'rows': [{'method': method, 'kept': count, 'macs': macs[rows[method, count].name],
-                  'stages_ms': {stage: _spread(each) for stage, each in took_ms[i].items()}}
-                 for i, (method, count) in enumerate(trials)],
+                  'stages_ms': window.summary()}
+                 for (method, count), window in zip(trials, windows, strict=True)],
     }
 
 
@@ -111,12 +110,9 @@ def _methods(bundle: Bundle) -> list[str]:
 
 
 def _rounds(bundle: Bundle, engines: Mapping[str, Engine], trials: Sequence[tuple[str, int]],
-            repeats: int) -> list[dict[str, list[float]]]:
-    """Return for each trial the milliseconds of every stage, round after round."""
-    cameras = len(bundle.cameras)
-    batch = CameraBatch(golden_images(cameras, bundle.image_height, bundle.image_width),
-                        np.ones(cameras, dtype=bool))
-    history = golden_history(bundle.planner['history_steps'])
+            repeats: int) -> list[LatencyWindow]:
+    """Return for each trial the milliseconds of every stage, of all recorded rounds."""
+    batch = golden_batch(bundle)
     parts = {method: (
         Perception(engines, method, bundle.grid_height, bundle.grid_width),
         make_planner(bundle.manifest, bundle.path, engines, method)) for method, _ in trials}
@@ -127,23 +123,19 @@ def _rounds(bundle: Bundle, engines: Mapping[str, Engine], trials: Sequence[tupl
         timer, stamp_ns = StageTimer(), next(stamps_ns)
         tokens = perception.perceive(batch, stamp_ns, count, timer)
         with timer('plan'):
-            output = planner.plan(tokens, golden_ego(history, stamp_ns), count)
+            output = planner.plan(tokens, golden_ego(bundle, stamp_ns), count)
         return {**timer.stage_ms, 'total': sum(timer.stage_ms.values()), **output.stage_ms}
 
-    took_ms: list[dict[str, list[float]]] = [{} for _ in trials]
+    windows = [LatencyWindow(repeats) for _ in trials]
     for number in range(1 + repeats):
-        for i, trial in enumerate(trials):
+        for trial, window in zip(trials, windows, strict=True):
             # At first as often in a row as TensorRT wants to see a run before it is recorded.
             for _ in range(1 if number else RUNS_TO_REPLAY):
                 stages = plan(*trial)
-            for stage, ms in stages.items() if number else ():
-                took_ms[i].setdefault(stage, []).append(ms)
+            if number:
+                window.record(stages)
         print(f'round {number + 1} of {1 + repeats}', file=sys.stderr)
-    return took_ms
-
-
-def _spread(took_ms: Sequence[float]) -> dict[str, float]:
-    return {f'p{q}': round(float(np.percentile(took_ms, q)), 4) for q in (50, 95, 99)}
+    return windows
 
 
 def print_report(result: dict[str, Any]) -> None:

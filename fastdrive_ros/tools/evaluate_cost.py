@@ -16,16 +16,12 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
+from fastdrive_ros.assemble import golden_batch
 from fastdrive_ros.assemble import golden_ego
-from fastdrive_ros.core.types import CameraBatch
 from fastdrive_ros.runtime.bundle import Bundle
 from fastdrive_ros.runtime.engine import Array
 from fastdrive_ros.runtime.engine import DeviceArray
 from fastdrive_ros.runtime.engine import Engine
-from fastdrive_ros.runtime.golden_inputs import golden_history
-from fastdrive_ros.runtime.golden_inputs import golden_images
 from fastdrive_ros.runtime.onnx_cost import graph_macs
 from fastdrive_ros.tools.evaluate_models import Models
 from fastdrive_ros.tools.evaluate_rows import Row
@@ -83,12 +79,9 @@ class _CountedEngine:
 def _run(models: Models, row: Row, ledger: list[tuple[Path, tuple[tuple[str, int], ...]]]) -> None:
     """Leave in the ledger what one plan of a row runs through."""
     bundle = models.bundle
-    batch = CameraBatch(
-        golden_images(len(bundle.cameras), bundle.image_height, bundle.image_width),
-        np.ones(len(bundle.cameras), dtype=bool))
     ledger.clear()
-    sight = models.encode(row.method, batch, _STAMP_NS)
+    sight = models.encode(row.method, golden_batch(bundle), _STAMP_NS)
     budget = sight.budget(row.keep_ratio)
     kept = models.prune(row.method, sight, budget)
     models.planner(row.planner, row.method).plan(
-        kept, golden_ego(golden_history(bundle.planner['history_steps']), _STAMP_NS), budget)
+        kept, golden_ego(bundle, _STAMP_NS), budget)
